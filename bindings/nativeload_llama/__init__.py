@@ -1,0 +1,25 @@
+"""llama.cpp for Python, on whichever libllama nativeload chose: `Llama`, and the floors below it.
+
+Three floors: ``abi`` (raw declarations per llama.h), ``low_level`` (one function per C function), ``llama`` (friendly).
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nativeload_llama.llama import Llama, bundled_model
+
+_HOMES = {"Llama": "llama", "bundled_model": "llama"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'nativeload_llama' has no attribute {name!r}")
+    from importlib import import_module
+
+    value: object = getattr(import_module(f"nativeload_llama.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+__all__ = ["Llama", "bundled_model"]

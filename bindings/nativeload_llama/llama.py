@@ -1,0 +1,317 @@
+"""How do people generate text? (`Llama`: a model, a context, and text out of it.)
+
+One rule: nothing here can crash Python. One lock per context, every input checked, a fork noticed, close() at any time.
+"""
+
+from __future__ import annotations
+
+import _thread
+import codecs
+import os
+import weakref
+
+from nativeload_llama import low_level
+from nativeload_llama.errors import BusyError, ClosedError, ContextError, ModelError, PromptTooLongError
+from nativeload_llama.library import open_library
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Any, Self
+
+    from nativeload.config import NativeLibraryConfig
+    from nativeload.loading import LoadedLibrary
+
+_LARGEST_DEFAULT_CTX = 4096  # tokens: a 128k training context would take gigabytes unasked
+_CONTEXT_FULL = 1  # llama_decode
+
+
+def bundled_model() -> str:
+    """Return the path of the small story model that comes with these bindings (MIT, trained for them)."""
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "stories.gguf")
+
+
+class Llama:
+    """A model and one context of it.
+
+    Args:
+        model_path: a GGUF file.
+        config: which native library to use (default: what the environment and the config file say).
+        n_ctx: tokens the context holds (default: the model's training context, at most 4096).
+        n_batch: tokens that one step of prompt processing takes.
+        n_threads: CPU threads (default: half of the cores this process may use).
+        n_gpu_layers: layers to keep on GPUs; -1 is all.
+        seed: of every generation that names none itself (default: a random one each time).
+
+    Raises:
+        ModelError: the file is no model that llama.cpp can load.
+        ContextError: no memory for the context, or a size that cannot be.
+        NativeLoadError: no library (`LibraryNotFoundError`, `LoadError`, `IntegrityError`, ...).
+    """
+
+    def __init__(
+        self,
+        model_path: str | Path,
+        *,
+        config: NativeLibraryConfig | None = None,
+        n_ctx: int | None = None,
+        n_batch: int = 512,
+        n_threads: int | None = None,
+        n_gpu_layers: int = -1,
+        seed: int | None = None,
+    ) -> None:
+        self._context: low_level.Context | None = None
+        self._seed = _checked_seed(seed)
+        self._steps = _thread.allocate_lock()  # held for each call into C
+        self._session = _Session()
+        api = open_library(config)
+        model = low_level.model_load_from_file(api, os.fspath(model_path), n_gpu_layers=n_gpu_layers)
+        try:
+            trained = low_level.model_n_ctx_train(model)
+            wanted = min(trained or _LARGEST_DEFAULT_CTX, _LARGEST_DEFAULT_CTX) if n_ctx is None else n_ctx
+            threads = max(1, usable_cores() // 2) if n_threads is None else n_threads
+            context = low_level.init_from_model(
+                model, n_ctx=wanted, n_batch=max(1, min(n_batch, wanted)), n_threads=threads
+            )
+        except BaseException:
+            low_level.model_free(model)
+            raise
+        self._model, self._context = model, context
+        self._finalizer = weakref.finalize(self, _release, model, context, os.getpid())
+
+    @property
+    def library(self) -> LoadedLibrary:
+        """The native library behind this model: its resolution, devices and path."""
+        return self._model.api.loaded
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens the context holds."""
+        return self._open().n_ctx
+
+    @property
+    def n_vocab(self) -> int:
+        """Tokens in the vocabulary."""
+        return self._model.n_vocab
+
+    @property
+    def description(self) -> str:
+        """llama.cpp's one-line description of the model."""
+        with self._steps:
+            return low_level.model_desc(self._open().model)
+
+    def _open(self) -> low_level.Context:
+        context = self._context
+        if context is None:
+            raise ClosedError("this Llama is closed")
+        context.api.loaded.check_process()
+        return context
+
+    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """Turn text into token ids.
+
+        Args:
+            text: any text.
+            add_special: add the beginning-of-sequence token where the model wants one.
+            parse_special: read markers such as ``<|eot|>`` as tokens; leave off for text from outside.
+        """
+        with self._steps:
+            model = self._open().model
+            return low_level.tokenize(model, text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, tokens: Iterable[int], *, special: bool = False) -> str:
+        """Turn token ids into text; bytes that are no UTF-8 become U+FFFD.
+
+        Args:
+            tokens: ids.
+            special: write special tokens as their markers instead of leaving them out.
+        """
+        with self._steps:
+            model = self._open().model
+            raw = low_level.detokenize(model, list(tokens), remove_special=not special, unparse_special=special)
+        return raw.decode("utf-8", "replace")
+
+    def generate(
+        self,
+        tokens: Sequence[int],
+        *,
+        max_tokens: int | None = None,
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        seed: int | None = None,
+    ) -> Iterator[int]:
+        """Yield the tokens that follow a prompt, until the model ends, the context is full or max_tokens are out.
+
+        Args:
+            tokens: the prompt, at least one token.
+            max_tokens: how many at most (default: no limit but the context).
+            temperature: 0 always takes the likeliest token (greedy).
+            top_k: draw among this many likeliest tokens; 0 or less is all.
+            top_p: draw among the likeliest tokens that make up this probability.
+            min_p: leave out tokens less likely than this fraction of the likeliest.
+            seed: of this generation; the same seed gives the same tokens on the same library.
+
+        Raises:
+            PromptTooLongError: the prompt does not fit the context.
+            BusyError: another generation of this Llama is under way in this thread.
+            ValueError: a number that cannot be.
+        """
+        _check_sampling(temperature, top_p, min_p, max_tokens)
+        prompt = [int(token) for token in tokens]
+        draw = self._seed if seed is None else _checked_seed(seed)
+        context = self._open()
+        low_level.check_prompt(context, prompt)
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": draw}
+        return self._generate(prompt, max_tokens, options)
+
+    def _generate(self, prompt: list[int], max_tokens: int | None, options: dict[str, Any]) -> Iterator[int]:
+        with self._session:
+            chain = None
+            api = self._model.api
+            try:
+                with self._steps:
+                    context = self._open()
+                    chain = low_level.sampler_chain(api, **options)
+                    low_level.memory_clear(context)
+                buffer = low_level.new_tokens(api, context.n_batch)
+                self._prompt(prompt, buffer)
+                produced = 0
+                while max_tokens is None or produced < max_tokens:
+                    with self._steps:
+                        token = low_level.sampler_sample(self._open(), chain)
+                        if low_level.vocab_is_eog(self._model, token):
+                            return
+                    yield token
+                    produced += 1
+                    if len(prompt) + produced >= context.n_ctx or not self._step(buffer, token):
+                        return
+            finally:
+                if chain is not None and self._same_process():
+                    low_level.sampler_free(api, chain)
+
+    def _same_process(self) -> bool:
+        return os.getpid() == self._model.api.loaded.pid
+
+    def _prompt(self, prompt: list[int], buffer: Any) -> None:
+        """Decode the prompt in steps of n_batch; Ctrl-C and close() act between two of them."""
+        size = self._open().n_batch
+        for start in range(0, len(prompt), size):
+            part = prompt[start : start + size]
+            with self._steps:
+                context = self._open()
+                buffer[0 : len(part)] = part
+                low_level.decode(context, buffer, len(part))
+
+    def _step(self, buffer: Any, token: int) -> bool:
+        """Decode one token; False where the context is full."""
+        with self._steps:
+            buffer[0] = token
+            try:
+                low_level.decode(self._open(), buffer, 1)
+            except ContextError as error:
+                if error.code == _CONTEXT_FULL:
+                    return False
+                raise
+        return True
+
+    def stream(self, prompt: str, **options: Any) -> Iterator[str]:
+        """Yield the text that follows a prompt, piece by piece; options are those of `generate`.
+
+        A piece never ends inside a character: bytes are kept until it is whole.
+        """
+        tokens = self.generate(self.tokenize(prompt), **options)
+        return self._texts(tokens)
+
+    def _texts(self, tokens: Iterator[int]) -> Iterator[str]:
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for token in tokens:
+            with self._steps:
+                self._open()
+                piece = low_level.token_to_piece(self._model, token)
+            if text := decoder.decode(piece):
+                yield text
+        if text := decoder.decode(b"", final=True):
+            yield text
+
+    def complete(self, prompt: str, **options: Any) -> str:
+        """Return the text that follows a prompt; options are those of `generate`."""
+        return "".join(self.stream(prompt, **options))
+
+    def close(self) -> None:
+        """Free the context and the model; safe at any time, from any thread, and more than once."""
+        with self._steps:
+            self._context = None
+            finalizer = getattr(self, "_finalizer", None)
+            if finalizer is not None:
+                finalizer()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._context is None else f"n_ctx={self._context.n_ctx}"
+        return f"<Llama {os.path.basename(self._model.path)} {state}>"
+
+
+class _Session:
+    """One generation at a time: other threads wait, the same thread is told that it would wait for itself."""
+
+    def __init__(self) -> None:
+        self._lock = _thread.allocate_lock()
+        self._owner = 0
+
+    def __enter__(self) -> None:
+        me = _thread.get_ident()
+        if not self._lock.acquire(blocking=False):
+            if self._owner == me:
+                raise BusyError("another generation of this Llama is under way in this thread")
+            self._lock.acquire()
+        self._owner = me
+
+    def __exit__(self, *_: object) -> None:
+        self._owner = 0
+        self._lock.release()
+
+
+def _release(model: low_level.Model, context: low_level.Context, pid: int) -> None:
+    if os.getpid() == pid:  # a forked child must leave the parent's memory alone
+        low_level.free(context)
+        low_level.model_free(model)
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    from nativeload.host.limits import usable_cores as cores
+
+    return cores()
+
+
+def _checked_seed(seed: int | None) -> int:
+    if seed is None:
+        return low_level.DEFAULT_SEED
+    if not 0 <= seed < low_level.DEFAULT_SEED:
+        raise ValueError(f"seed is {seed}, and must be between 0 and 2**32 - 2")
+    return seed
+
+
+def _check_sampling(temperature: float, top_p: float, min_p: float, max_tokens: int | None) -> None:
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature is {temperature}, and must be 0 or more")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}, and must be above 0 and at most 1")
+    if not 0 <= min_p <= 1:
+        raise ValueError(f"min_p is {min_p}, and must be between 0 and 1")
+    if max_tokens is not None and max_tokens < 0:
+        raise ValueError(f"max_tokens is {max_tokens}, and must be 0 or more")
+
+
+__all__ = ["Llama", "ModelError", "PromptTooLongError", "bundled_model"]

@@ -1,0 +1,9 @@
+"""What does nativeload keep between runs? (`LibraryCache`: receipts of hashed files, verdicts of probes.)
+
+One rule: the cache takes a root path and knows neither the config nor how a library is chosen.
+"""
+
+from nativeload.cache.digests import Stamp, sha256_of
+from nativeload.cache.store import LibraryCache, default_root
+
+__all__ = ["LibraryCache", "Stamp", "default_root", "sha256_of"]

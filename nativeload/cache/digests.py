@@ -1,0 +1,67 @@
+"""Are these the bytes that were hashed before?
+
+One rule: a digest is computed now, or taken from a receipt whose stamp (device, inode, size, mtime_ns, ctime_ns) still
+holds. ctime cannot be set back by a program, so a file with a restored mtime is noticed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from dataclasses import dataclass
+
+from nativeload.errors import IntegrityError
+
+_CHUNK = 1 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stamp:
+    """What the file system says of a file: equal stamps mean unchanged bytes."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, path: str) -> Stamp:
+        """Read a regular file's stamp.
+
+        Raises:
+            OSError: the file cannot be reached, or it is no regular file (a FIFO would hang the reader).
+        """
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise OSError(f"{path} is not a regular file")
+        return cls(
+            device=found.st_dev,
+            inode=found.st_ino,
+            size=found.st_size,
+            mtime_ns=found.st_mtime_ns,
+            ctime_ns=found.st_ctime_ns,
+        )
+
+    def words(self) -> list[int]:
+        """Return the five numbers as a receipt holds them."""
+        return [self.device, self.inode, self.size, self.mtime_ns, self.ctime_ns]
+
+
+def sha256_of(path: str) -> tuple[str, Stamp]:
+    """Hash a whole file: its sha256 in hex and the stamp under which it was read.
+
+    Raises:
+        OSError: the file cannot be read.
+        IntegrityError: the file changed while it was read.
+    """
+    before = Stamp.of(path)
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    after = Stamp.of(path)
+    if before != after:
+        raise IntegrityError(path, expected="a file at rest", actual="a file that changed while it was read")
+    return digest.hexdigest(), after

@@ -1,0 +1,59 @@
+"""The command line: ``nativeload`` and ``python -m nativeload``.
+
+One rule: the only place that prints or exits. Reports go to stdout, talk goes to stderr, errors end with a hint.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+import nativeload
+from nativeload.errors import ConfigError, NativeLoadError
+
+_VERBS = {
+    "run": "Generate text with a model (default: the small story model that comes along).",
+    "resolve": "Say which library would be used here, and verify it.",
+    "plan": "Say which library would be used on this or another machine, without opening anything.",
+    "doctor": "Say what this machine has, what is loaded, and what is missing.",
+}
+
+
+class _Verbs(click.Group):
+    """Imports a verb's module when the verb is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _VERBS:
+            return None
+        command = import_module(f"nativeload.cli.{cmd_name}").command
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_VERBS.items()))
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(nativeload.__version__, prog_name="nativeload")
+def cli() -> None:
+    """The right native build of llama.cpp for this machine: chosen, checked, probed and loaded.
+
+    Every option can also be said in the environment (NATIVELOAD_PATH, NATIVELOAD_BACKEND, ...) or in the config file.
+    """
+
+
+def main() -> None:
+    """Run the command line; an error of ours ends in its own text and exit status 1 (2 for a wrong option)."""
+    try:
+        cli(prog_name="nativeload")
+    except ConfigError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except NativeLoadError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(1)

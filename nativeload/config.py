@@ -1,0 +1,354 @@
+"""What does the user want? (`NativeLibraryConfig`: values, and verbs that hand them on.)
+
+One rule: a config holds values only. Every ``with_*`` returns a copy; the verbs are thin and import what they call.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, replace
+
+from nativeload import settings
+from nativeload.cpu_variants import check_ceiling
+from nativeload.errors import ConfigError, DownloadUnavailableError
+from nativeload.variant import Backend
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+    from typing import Any, Literal
+
+    from nativeload.host import Host
+    from nativeload.loading import LoadedLibrary
+    from nativeload.resolve.resolution import LibrarySet, Resolution
+
+    Want = bool | int | Literal["require"]
+    SelectingPolicy = Callable[[Sequence[LibrarySet], Host], Iterable[LibrarySet]]
+    LogCallback = Callable[[int, str], None]
+
+LIBRARIES = ("llama", "whisper", "ggml")
+
+NO_DOWNLOAD = (
+    "Three ways on: name a file or directory with with_library(), install a backend package "
+    "(pip install 'nativeload[cpu]'), or name one with with_backend_package()."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class NativeLibraryConfig:
+    """Which native library to use, in LLamaSharp's words.
+
+    A field that is None was not said: the environment, the user's config file and the default follow, in that order
+    (`settled`). Nothing is read, opened or started before a verb is called.
+
+    Attributes:
+        library: ``llama``, ``whisper`` or ``ggml``.
+        path: a library file or a directory to use, and no other (`with_library`).
+        sha256: the sha256 that the file at ``path`` must have, in hex.
+        wants: what was said of each GPU backend: True prefers, False forbids, ``"require"``, or a CUDA major.
+        cpu: the CPU ceiling (`with_avx`).
+        auto_fallback: whether a lesser set of the same source may serve where the best one cannot (default True).
+        skip_check: skip the check of the host against a set's needs, never an integrity check (default False).
+        search_directories: directories to look in for a library, in order.
+        packages: distribution names accepted as backend packages beside ``nativeload-*``.
+        pin: ``<build>@sha256:<digest>``: only sets of this manifest may serve.
+        repo: the Hub repository the pin belongs to.
+        commit: the 40-hex commit of that repository.
+        cache_dir: where receipts and verdicts are kept (default ``~/.llama-py``).
+        python: the command that starts Python for the probe, split like a shell line (default: this Python).
+        auto_download: whether a download may be the last source (`with_auto_download`).
+        endpoint: the Hub's address for downloads.
+        proxy: the proxy for downloads.
+        timeout: seconds a download may stall.
+        offline: whether every download is forbidden, whatever else was said.
+        selecting_policy: reorders or drops the candidates of all sources.
+        log_callback: receives (logging level, line) of the loader and of the native library.
+    """
+
+    library: str = "llama"
+    path: str | None = None
+    sha256: str | None = None
+    wants: tuple[tuple[Backend, Want], ...] | None = None
+    cpu: str | None = None
+    auto_fallback: bool | None = None
+    skip_check: bool | None = None
+    search_directories: tuple[str, ...] | None = None
+    packages: tuple[str, ...] | None = None
+    pin: str | None = None
+    repo: str | None = None
+    commit: str | None = None
+    cache_dir: str | None = None
+    python: str | None = None
+    auto_download: bool | None = None
+    endpoint: str | None = None
+    proxy: str | None = None
+    timeout: float | None = None
+    offline: bool | None = None
+    selecting_policy: SelectingPolicy | None = None
+    log_callback: LogCallback | None = None
+
+    def __post_init__(self) -> None:
+        if self.library not in LIBRARIES:
+            raise ConfigError("library", f"{self.library!r} is none of {', '.join(LIBRARIES)}")
+
+    # -- values ---------------------------------------------------------------------------------------------------
+
+    def with_library(self, path: str | Path | None, sha256: str | None = None) -> NativeLibraryConfig:
+        """Use this library file or directory and no other; None takes it back.
+
+        Args:
+            path: a file (a self-contained library, or the libllama of a split bundle) or a directory with one.
+            sha256: the digest the file must have, 64 hex digits; only for a file.
+
+        Raises:
+            ConfigError: the digest is not one, or the path is empty.
+        """
+        if path is None:
+            return replace(self, path=None, sha256=None)
+        return replace(self, path=settings.path_word(str(path)), sha256=settings.digest_word(sha256) if sha256 else None)
+
+    def with_cuda(self, want: Want = True) -> NativeLibraryConfig:
+        """Prefer CUDA (True), forbid it (False), insist on it (``"require"``), or prefer one CUDA major (12, 13)."""
+        return self._with_backend(Backend.CUDA, want)
+
+    def with_vulkan(self, want: Want = True) -> NativeLibraryConfig:
+        """Prefer Vulkan (True), forbid it (False) or insist on it (``"require"``)."""
+        return self._with_backend(Backend.VULKAN, want)
+
+    def with_metal(self, want: Want = True) -> NativeLibraryConfig:
+        """Prefer Metal (True), forbid it (False) or insist on it (``"require"``)."""
+        return self._with_backend(Backend.METAL, want)
+
+    def with_rocm(self, want: Want = True) -> NativeLibraryConfig:
+        """Prefer ROCm (True), forbid it (False) or insist on it (``"require"``)."""
+        return self._with_backend(Backend.ROCM, want)
+
+    def _with_backend(self, backend: Backend, want: Want) -> NativeLibraryConfig:
+        settings.check_want(backend, want)
+        others = tuple(pair for pair in self.wants or () if pair[0] is not backend)
+        return replace(self, wants=(*others, (backend, want)))
+
+    def with_avx(self, level: str | None) -> NativeLibraryConfig:
+        """Set a CPU ceiling: ``none``, ``avx``, ``avx2``, ``avx512``, or a variant's name such as ``zen4``.
+
+        Raises:
+            ConfigError: the word is none of these.
+        """
+        return replace(self, cpu=None if level is None else check_ceiling(level))
+
+    def with_auto_fallback(self, enable: bool = True) -> NativeLibraryConfig:
+        """Let a lesser set of the same source serve where the best one cannot; False makes the first one final."""
+        return replace(self, auto_fallback=enable)
+
+    def with_skip_check(self, enable: bool = True) -> NativeLibraryConfig:
+        """Skip the check of the host against a set's needs. Integrity checks and the probe stay."""
+        return replace(self, skip_check=enable)
+
+    def with_search_directory(self, directory: str | Path) -> NativeLibraryConfig:
+        """Look in this directory too, before the installed packages; the first one given is asked first."""
+        return self.with_search_directories([directory])
+
+    def with_search_directories(self, directories: Iterable[str | Path]) -> NativeLibraryConfig:
+        """Look in these directories too, before the installed packages, in this order."""
+        words = tuple(settings.path_word(str(directory)) for directory in directories)
+        return replace(self, search_directories=(*(self.search_directories or ()), *words))
+
+    def with_backend_package(self, name: str) -> NativeLibraryConfig:
+        """Accept the installed distribution of this name as a backend package.
+
+        Raises:
+            ConfigError: the name is no distribution name.
+        """
+        return replace(self, packages=(*(self.packages or ()), settings.package_word(name)))
+
+    def with_pin(self, pin: str, *, repo: str | None = None, commit: str | None = None) -> NativeLibraryConfig:
+        """Let only sets of this manifest serve: ``<build>@sha256:<digest of the manifest>``.
+
+        Raises:
+            ConfigError: the pin or the commit is not of its form.
+        """
+        return replace(
+            self,
+            pin=settings.pin_word(pin),
+            repo=repo or self.repo,
+            commit=settings.commit_word(commit) if commit else self.commit,
+        )
+
+    def with_selecting_policy(self, policy: SelectingPolicy | None) -> NativeLibraryConfig:
+        """Reorder or drop candidates: ``policy(sets, host)`` returns the sets to try, in order."""
+        return replace(self, selecting_policy=policy)
+
+    def with_log_callback(self, callback: LogCallback | None) -> NativeLibraryConfig:
+        """Send (logging level, line) of the loader and the native library there instead of to stdlib logging."""
+        return replace(self, log_callback=callback)
+
+    def with_cache_dir(self, directory: str | Path | None) -> NativeLibraryConfig:
+        """Keep receipts and verdicts in this directory instead of ``~/.llama-py``."""
+        return replace(self, cache_dir=None if directory is None else settings.path_word(str(directory)))
+
+    def with_python(self, command: str | None) -> NativeLibraryConfig:
+        """Start the probe's Python with this command, split like a shell line."""
+        return replace(self, python=command)
+
+    def with_auto_download(
+        self,
+        enable: bool = True,
+        *,
+        cache_dir: str | Path | None = None,
+        endpoint: str | None = None,
+        proxy: str | None = None,
+        timeout: float | None = None,
+    ) -> NativeLibraryConfig:
+        """Allow a download as the last source. This release has none: a resolution that would need it says so."""
+        config = self.with_cache_dir(cache_dir) if cache_dir is not None else self
+        return replace(
+            config,
+            auto_download=enable,
+            endpoint=endpoint or self.endpoint,
+            proxy=proxy or self.proxy,
+            timeout=self.timeout if timeout is None else timeout,
+        )
+
+    @classmethod
+    def from_env(cls, library: str = "llama") -> NativeLibraryConfig:
+        """Return a config with everything the environment and the user's config file say, fixed at this moment.
+
+        Raises:
+            ConfigError: a variable or a key of the file has a value it cannot have.
+        """
+        return cls(library).settled()
+
+    @classmethod
+    def all(cls, *libraries: str) -> NativeLibraryConfigs:
+        """Return the configs of several libraries (default: all), on which each ``with_*`` acts at once."""
+        return NativeLibraryConfigs(tuple(cls(name) for name in libraries or LIBRARIES))
+
+    def settled(self) -> NativeLibraryConfig:
+        """Return a copy in which what was not said here is what the environment, then the config file, say.
+
+        Raises:
+            ConfigError: a variable or a key of the file has a value it cannot have.
+        """
+        said: dict[str, Any] = settings.read(os.environ)
+        fresh = {name: value for name, value in said.items() if getattr(self, name) is None}
+        if self.path is not None:  # an argument's path is never checked against the environment's digest
+            fresh.pop("sha256", None)
+        if self.wants is not None and "wants" in said:
+            mine = {backend for backend, _ in self.wants}
+            fresh["wants"] = (*self.wants, *(pair for pair in said["wants"] if pair[0] not in mine))
+        return replace(self, **fresh)
+
+    # -- verbs ----------------------------------------------------------------------------------------------------
+
+    @property
+    def library_has_loaded(self) -> bool:
+        """Whether this process has loaded the library (by any config)."""
+        loading = sys.modules.get("nativeload.loading")
+        return loading is not None and loading.loaded(self.library) is not None
+
+    def plan(self, host: Host | None = None) -> Resolution:
+        """Say what would be used on a host (default: this one): no network, no dlopen, no child process.
+
+        For another host than this one, what is installed here does not count.
+
+        Raises:
+            IntegrityError: a file on this machine is not the one it should be.
+        """
+        from nativeload.resolve import plan
+
+        return plan(self.settled(), host)
+
+    def dry_run(self) -> Resolution:
+        """Say what `resolve` would choose on this machine: no network, no dlopen, no child process."""
+        return self.plan()
+
+    def resolve(self) -> Resolution:
+        """Choose a set for this machine and verify it. Opens nothing.
+
+        Raises:
+            LibraryNotFoundError: nothing usable; carries the whole trace.
+            DownloadUnavailableError: nothing usable, and a download was allowed that this release cannot do.
+            IntegrityError: a file is not the one it should be. Nothing else is tried.
+            LoadError: the explicit path holds no library.
+        """
+        from nativeload.resolve import resolve
+
+        return resolve(self.settled())
+
+    def load(self) -> LoadedLibrary:
+        """Choose, verify, probe in a child process and open the library: once per process, thread-safe.
+
+        Raises:
+            AlreadyLoadedError: another set of this library is loaded in this process.
+            LoadError: a configured source failed (`UnknownLayoutError`, `BackendUnavailableError` among others).
+            LibraryNotFoundError, IntegrityError: as `resolve`.
+            ForkError: the library was loaded before a fork.
+        """
+        from nativeload.loading import load
+
+        return load(self)
+
+    def download_native_library(
+        self,
+        *,
+        filename: str | None = None,
+        build: str | None = None,
+        use_cuda: bool | None = None,
+        avx_level: str | None = None,
+        os: str = "auto",
+        cache_dir: str | Path | None = None,
+        endpoint: str | None = None,
+        proxy: str | None = None,
+        timeout: float | None = None,
+    ) -> Resolution:
+        """Download one library. This release has no download source.
+
+        Raises:
+            DownloadUnavailableError: always.
+        """
+        said = {"filename": filename, "build": build, "use_cuda": use_cuda, "avx_level": avx_level, "os": os}
+        said |= {"cache_dir": cache_dir, "endpoint": endpoint, "proxy": proxy, "timeout": timeout}
+        asked = ", ".join(f"{name}={value}" for name, value in said.items() if value is not None)
+        raise DownloadUnavailableError(f"{self.library} ({asked}): this release cannot download", hint=NO_DOWNLOAD)
+
+    def download_best_native_library(
+        self,
+        *,
+        cache_dir: str | Path | None = None,
+        endpoint: str | None = None,
+        proxy: str | None = None,
+        timeout: float | None = None,
+    ) -> Resolution:
+        """Download the best library for this machine. This release has no download source.
+
+        Raises:
+            DownloadUnavailableError: always.
+        """
+        return self.download_native_library(cache_dir=cache_dir, endpoint=endpoint, proxy=proxy, timeout=timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class NativeLibraryConfigs:
+    """Several configs at once: every ``with_*`` acts on each of them."""
+
+    configs: tuple[NativeLibraryConfig, ...]
+
+    def __getattr__(self, name: str) -> Callable[..., NativeLibraryConfigs]:
+        if not name.startswith("with_") or not hasattr(NativeLibraryConfig, name):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: NativeLibraryConfigs(
+            tuple(getattr(config, name)(*args, **kwargs) for config in self.configs)
+        )
+
+    def __getitem__(self, library: str) -> NativeLibraryConfig:
+        for config in self.configs:
+            if config.library == library:
+                return config
+        raise KeyError(library)
+
+    def for_each(self, action: Callable[[NativeLibraryConfig], object]) -> None:
+        """Call an action with each config."""
+        for config in self.configs:
+            action(config)

@@ -1,0 +1,29 @@
+"""Where do the loader's and the native library's lines go?
+
+One rule: nothing is printed. Lines go to the user's callback, else to stdlib logging if the program uses it at all;
+logging is never imported for them (it costs 5 ms, and a program that did not import it has no handler).
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # logging's numbers
+
+
+def emit(callback: Callable[[int, str], None] | None, name: str, level: int, line: str) -> None:
+    """Hand one line on: to the callback, else to the logger ``name`` (``nativeload``, ``nativeload.llama``)."""
+    if callback is not None:
+        callback(level, line)
+        return
+    logging = sys.modules.get("logging")
+    if logging is None:
+        return
+    root = logging.getLogger("nativeload")
+    if not root.handlers:  # without one, logging prints warnings to stderr by itself
+        root.addHandler(logging.NullHandler())
+    logging.getLogger(name).log(level, "%s", line)

@@ -1,0 +1,159 @@
+"""What does a backend package say of itself? (``nativeload_backend.json`` beside a directory of library files.)
+
+One rule: its digest is checked before it is parsed, and what is not exactly of the form is refused.
+
+The file's form: ``{"schema": 1, "library": "llama", "build": "b11146", "platform": "linux-x86_64", "directory": "set",
+"artifacts": [{"name", "role": "runtime|core|gpu|cpu", "label", "size", "sha256", "requirements": ["x86_64 :: avx2 ::
+on"]}]}``. Core artifacts stand in load order; ``label`` is the variant of a CPU backend, the backend of a GPU one.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from nativeload.cache import sha256_of
+from nativeload.errors import IntegrityError, LoadError
+from nativeload.resolve.bundle import Bundle
+from nativeload.resolve.resolution import LibraryFile, Role, Source
+from nativeload.variant import Platform
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+FILE = "nativeload_backend.json"
+_NAME = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._+-")
+_KEYS = {"schema", "library", "build", "platform", "directory", "artifacts"}
+_FILE_LIMIT, _JSON_LIMIT, _COUNT_LIMIT = 4 << 30, 1 << 20, 256  # bytes, bytes, files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendPackage:
+    """A backend package's description, read and checked."""
+
+    library: str
+    build: str
+    platform: Platform
+    directory: str
+    artifacts: tuple[LibraryFile, ...]  # their path is the bare name
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """The declared sha256 of each artifact."""
+        return {file.path: file.declared or "" for file in self.artifacts}
+
+    def bundle(self, path: str) -> Bundle:
+        """Return the files as they lie beside the description.
+
+        Raises:
+            IntegrityError: the directory holds a file that is not declared.
+            LoadError: the directory cannot be read.
+        """
+        directory = os.path.join(os.path.dirname(path), self.directory)
+        try:
+            extra = sorted(set(os.listdir(directory)) - set(self.digests))
+        except OSError as error:
+            raise LoadError(directory, error.strerror or str(error)) from error
+        if extra:
+            raise IntegrityError(os.path.join(directory, extra[0]), expected="declared files only", actual="this file")
+        files = tuple(
+            LibraryFile(
+                path=os.path.join(directory, file.path),
+                role=file.role,
+                label=file.label,
+                needs=file.needs,
+                declared=file.declared,
+            )
+            for file in self.artifacts
+        )
+        return Bundle(
+            library=self.library,
+            platform=self.platform,
+            source=Source.INSTALLED,
+            origin=self.directory,
+            directory=directory,
+            core=tuple(file for file in files if file.role is Role.CORE),
+            cpus=tuple(file for file in files if file.role is Role.CPU),
+            gpus=tuple(file for file in files if file.role is Role.GPU),
+            runtime=tuple(file for file in files if file.role is Role.RUNTIME),
+            build=self.build,
+            vouched="RECORD",
+            own=True,
+        )
+
+
+def read(path: str, *, digest: str) -> BackendPackage:
+    """Read a description whose digest RECORD vouches for.
+
+    Raises:
+        IntegrityError: these are not the bytes that RECORD vouches for.
+        LoadError: it cannot be read, or is not of the form.
+    """
+    try:
+        if os.path.getsize(path) > _JSON_LIMIT:
+            raise LoadError(path, f"larger than {_JSON_LIMIT} bytes")
+        actual = sha256_of(path)[0]
+        if actual != digest:
+            raise IntegrityError(path, expected=f"sha256 {digest}", actual=f"sha256 {actual}")
+        import json
+
+        with open(path, "rb") as file:
+            return _package(json.loads(file.read()))
+    except OSError as error:
+        raise LoadError(path, error.strerror or str(error)) from error
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise LoadError(path, f"not a backend description: {error}") from error
+
+
+def _package(table: dict[str, Any]) -> BackendPackage:
+    if not isinstance(table, dict) or table.get("schema") != 1 or set(table) != _KEYS:
+        raise ValueError(f"schema 1 has the keys {', '.join(sorted(_KEYS))}")
+    artifacts = table["artifacts"]
+    if not isinstance(artifacts, list) or not 0 < len(artifacts) <= _COUNT_LIMIT:
+        raise ValueError("artifacts must be a list of 1 to 256")
+    files = tuple(_artifact(item) for item in artifacts)
+    names = {file.path.lower() for file in files}
+    if len(names) != len(files):
+        raise ValueError("two artifacts have one name")
+    if not any(file.role is Role.CORE for file in files):
+        raise ValueError("no core artifact")
+    return BackendPackage(
+        library=_word(table["library"]),
+        build=_word(table["build"]),
+        platform=Platform(table["platform"]),
+        directory=_word(table["directory"]),
+        artifacts=files,
+    )
+
+
+def _word(value: object) -> str:
+    if not isinstance(value, str) or not 0 < len(value) < 128 or not set(value) <= _NAME or value[0] in ".-":  # noqa: PLR2004
+        raise ValueError(f"{value!r} is not a plain name")
+    return value
+
+
+def _artifact(item: dict[str, Any]) -> LibraryFile:
+    digest, size = item["sha256"], item["size"]
+    if not isinstance(digest, str) or len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):  # noqa: PLR2004
+        raise ValueError(f"{digest!r} is not a sha256")
+    if type(size) is not int or not 0 < size <= _FILE_LIMIT:
+        raise ValueError(f"{size!r} is not a file's size")
+    role = Role(item["role"])
+    label = item.get("label", "")
+    return LibraryFile(
+        path=_word(item["name"]),
+        role=role,
+        label=_word(label) if label else "",
+        needs=frozenset(_feature(text) for text in item.get("requirements", ())),
+        size=size,
+        declared=digest,
+    )
+
+
+def _feature(text: object) -> str:
+    """Read ``x86_64 :: avx2 :: on``; a requirement of another kind is not understood, so the file is refused."""
+    parts = str(text).split(" :: ")
+    if len(parts) != 3 or parts[0] not in {"x86_64", "aarch64"} or parts[2] != "on":  # noqa: PLR2004
+        raise ValueError(f"{text!r} is not a CPU feature requirement")
+    return parts[1]

@@ -1,0 +1,85 @@
+"""Which library did the user name?
+
+One rule: strict. What is named and cannot serve raises; nothing else is looked at in its place.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from nativeload.errors import ConfigError, LoadError
+from nativeload.resolve.bundle import Bundle, classify, has_library, role_of
+from nativeload.resolve.resolution import LibraryFile, Role, Source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nativeload.variant import Platform
+
+
+def find(library: str, path: str, platform: Platform, *, sha256: str | None = None) -> Bundle:
+    """Return what lies at a path that the user named.
+
+    A file beside a split build (``libllama.so`` next to ``libggml-base.so``) brings its siblings; any other file is
+    taken as self-contained, and the system loader finds what it needs.
+
+    Raises:
+        LoadError: nothing there, or not a library.
+        ConfigError: a digest for a directory.
+    """
+    if os.path.isdir(path):
+        if sha256:
+            raise ConfigError("sha256", "a digest names a file, and the path is a directory", hint=f"Path: {path}")
+        return _in_directory(library, path, platform)
+    if not os.path.exists(path):
+        raise LoadError(path, "no such file or directory")
+    if not os.path.isfile(path):
+        raise LoadError(path, "neither a regular file nor a directory")
+    return _file(library, path, platform, sha256)
+
+
+def _in_directory(library: str, path: str, platform: Platform) -> Bundle:
+    parts = classify(_files(path), library)
+    if not has_library(parts["core"], library):
+        raise LoadError(path, f"no {library} library in this directory", hint=f"Expected lib{library}.so or the like.")
+    return _bundle(library, platform, path, path, parts)
+
+
+def _file(library: str, path: str, platform: Platform, sha256: str | None) -> Bundle:
+    directory = os.path.dirname(path)
+    main = LibraryFile(path=path, role=Role.CORE, label=library, declared=sha256)
+    parts: dict[str, tuple[LibraryFile, ...]] = {"core": (main,)}
+    if role_of(path, library) == (Role.CORE, library):
+        others = [item for item in _files(directory) if role_of(item, library) != (Role.CORE, library)]
+        siblings = classify(others, library)
+        if siblings["core"]:
+            parts = {**siblings, "core": (*siblings["core"], main)}
+    bundle = _bundle(library, platform, path, directory, parts)
+    return replace(bundle, vouched="sha256") if sha256 else bundle
+
+
+def _files(directory: str) -> list[str]:
+    try:
+        return [os.path.join(directory, name) for name in sorted(os.listdir(directory))]
+    except OSError as error:
+        raise LoadError(directory, error.strerror or str(error)) from error
+
+
+def _bundle(
+    library: str, platform: Platform, origin: str, directory: str, parts: dict[str, tuple[LibraryFile, ...]]
+) -> Bundle:
+    return Bundle(library=library, platform=platform, source=Source.EXPLICIT, origin=origin, directory=directory, **parts)
+
+
+def check_shared(directory: str) -> None:
+    """Refuse a search directory that others could write: it must belong to root or the user.
+
+    Raises:
+        LoadError: it does not exist, or somebody else could write to it.
+    """
+    try:
+        found = os.stat(directory)
+    except OSError as error:
+        raise LoadError(directory, error.strerror or str(error)) from error
+    if os.name == "posix" and (found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022):
+        raise LoadError(directory, "others can write to it: a search directory belongs to root or the user alone")

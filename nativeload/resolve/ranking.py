@@ -1,0 +1,142 @@
+"""Which sets can a bundle make on a host, and which is best?
+
+One rule: pure. Files, host and config come in as data; the order is total and does not depend on the order of input.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from nativeload import cpu_variants
+from nativeload.resolve.resolution import Accepted, Decision, LibraryFile, LibrarySet, Rejected, Source
+from nativeload.variant import GPU_BACKENDS, Backend
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from nativeload.config import NativeLibraryConfig
+    from nativeload.host import Host
+    from nativeload.resolve.bundle import Bundle
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """The sets of all bundles, best first, and a decision about every file that is in none of them."""
+
+    sets: tuple[LibrarySet, ...]
+    decisions: tuple[Decision, ...]
+
+
+def wanted(config: NativeLibraryConfig, backend: Backend) -> bool | int | str | None:
+    """Return what the config says of a backend; None where it says nothing."""
+    return dict(config.wants or ()).get(backend)
+
+
+def required(config: NativeLibraryConfig) -> tuple[Backend, ...]:
+    """Return the backends that must have a device after loading."""
+    return tuple(backend for backend, want in config.wants or () if want == "require")
+
+
+def preferred(config: NativeLibraryConfig) -> tuple[Backend, ...]:
+    """Return the backends that were asked for by name, as a preference or a requirement."""
+    return tuple(backend for backend, want in config.wants or () if want is not False)
+
+
+def rank(bundles: Iterable[Bundle], host: Host, config: NativeLibraryConfig) -> Ranked:
+    """Make every set that the host can run, best first.
+
+    The order: sets with a preferred backend, then (for installed packages) our own backend packages, the better CPU
+    score, and the name; within one bundle the GPU before the CPU alone and the higher CPU score first.
+    """
+    decisions: list[Decision] = []
+    keyed: list[tuple[tuple[int, int, int, int, int, str, int, int], LibrarySet]] = []
+    for place, bundle in enumerate(bundles):
+        gpus = _gpus(bundle, host, config, decisions)
+        cpus = _cpus(bundle, host, config, decisions)
+        for cpu in cpus:
+            for position, gpu in enumerate(gpus):
+                asked = gpu is not None and Backend(gpu.label) in preferred(config)
+                key = (not asked, *_order(bundle, place, cpus), position, -_score(cpu))
+                keyed.append((key, _set(bundle, gpu, cpu)))
+    ordered = tuple(item for _, item in sorted(keyed, key=lambda pair: pair[0]))
+    return Ranked(ordered, tuple(decisions))
+
+
+def _order(bundle: Bundle, place: int, cpus: list[LibraryFile | None]) -> tuple[int, int, int, int, str]:
+    """Place a bundle among the others: directories as the user listed them, then packages by merit and name."""
+    if bundle.source is Source.EXPLICIT:
+        return (0, place, 0, 0, bundle.origin)
+    return (1, 0, not bundle.own, -max(_score(cpu) for cpu in cpus), bundle.origin)
+
+
+def _score(cpu: LibraryFile | None) -> int:
+    return cpu_variants.score(cpu.needs) if cpu else 0
+
+
+def _set(bundle: Bundle, gpu: LibraryFile | None, cpu: LibraryFile | None) -> LibrarySet:
+    modules = tuple(file for file in (gpu, cpu) if file is not None)
+    return LibrarySet(
+        library=bundle.library,
+        platform=bundle.platform,
+        source=bundle.source,
+        origin=bundle.origin,
+        directory=bundle.directory,
+        files=(*bundle.runtime, *bundle.core, *modules),
+        build=bundle.build,
+        vouched=bundle.vouched,
+    )
+
+
+def _gpus(
+    bundle: Bundle, host: Host, config: NativeLibraryConfig, decisions: list[Decision]
+) -> list[LibraryFile | None]:
+    """Return the GPU backends that may be tried, preferred ones first, then None for the CPU alone."""
+    usable: list[LibraryFile] = []
+    for file in bundle.gpus:
+        backend = Backend(file.label)
+        reason = None
+        if wanted(config, backend) is False:
+            reason = f"{backend} is switched off in the config"
+        elif not config.skip_check and not any(gpu.backend is backend for gpu in host.gpus):
+            reason = host.why_no(backend)
+        if reason:
+            decisions.append(_decision(bundle, file, Rejected(reason)))
+        else:
+            usable.append(file)
+    usable.sort(key=lambda file: (Backend(file.label) not in preferred(config), GPU_BACKENDS.index(Backend(file.label))))
+    return [*usable, None]
+
+
+def _cpus(
+    bundle: Bundle, host: Host, config: NativeLibraryConfig, decisions: list[Decision]
+) -> list[LibraryFile | None]:
+    """Return the CPU backends this host can run, best first; [None] where the library carries its own."""
+    if not bundle.cpus:
+        if config.cpu and not config.skip_check:
+            reason = f"its CPU level is not declared, so the ceiling {config.cpu!r} cannot be kept"
+            decisions.append(Decision(bundle.source, bundle.origin, Rejected(reason)))
+            return []
+        return [None]
+    allowed = cpu_variants.allowed(config.cpu, bundle.platform)
+    usable: list[LibraryFile] = []
+    for file in bundle.cpus:
+        lacking = sorted(file.needs - host.cpu.features)
+        if file.label not in allowed:
+            decisions.append(_decision(bundle, file, Rejected(f"above the ceiling {config.cpu!r}")))
+        elif lacking and not config.skip_check:
+            decisions.append(_decision(bundle, file, Rejected(f"needs {', '.join(lacking)}, which this CPU lacks")))
+        else:
+            usable.append(file)
+    usable.sort(key=lambda file: (-_score(file), file.label))
+    for file in usable[1:]:
+        text = f"passed over: {usable[0].label} scores {_score(usable[0])}, this one {_score(file)}"
+        decisions.append(_decision(bundle, file, Rejected(text)))
+    if not usable:
+        reason = "none of its CPU backends runs here"
+        decisions.append(Decision(bundle.source, bundle.origin, Rejected(reason)))
+    return list(usable)
+
+
+def _decision(bundle: Bundle, file: LibraryFile, verdict: Accepted | Rejected) -> Decision:
+    return Decision(bundle.source, f"{bundle.origin}: {file.name}", verdict)

@@ -1,0 +1,225 @@
+"""What do the environment and the user's config file say, and is each word one that the option can have?
+
+One rule: argument > environment > config file > default; a word that cannot be is an error that names its option.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from nativeload.cpu_variants import check_ceiling
+from nativeload.errors import ConfigError
+from nativeload.variant import GPU_BACKENDS, Backend
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+_HEX = frozenset("0123456789abcdef")
+
+
+def path_word(word: str) -> str:
+    """Return a path made absolute, ``~`` expanded."""
+    if not word or "\0" in word:
+        raise ConfigError("path", "an empty path, or one with a NUL byte")
+    return os.path.abspath(os.path.expanduser(word))
+
+
+def paths_word(word: str) -> tuple[str, ...]:
+    """Return a list of paths, separated as PATH is on this system."""
+    return tuple(path_word(part) for part in word.split(os.pathsep) if part)
+
+
+def _is_hex(word: str, length: int) -> bool:
+    return len(word) == length and set(word) <= _HEX
+
+
+def digest_word(word: str) -> str:
+    """Return a sha256 in lower-case hex."""
+    digest = word.lower().removeprefix("sha256:")
+    if not _is_hex(digest, 64):
+        raise ConfigError("sha256", f"{word!r} is not 64 hex digits")
+    return digest
+
+
+def commit_word(word: str) -> str:
+    """Return a full commit hash; branches and tags move and are refused."""
+    if not _is_hex(word, 40):
+        raise ConfigError("commit", f"{word!r} is not a 40-digit commit hash")
+    return word
+
+
+def pin_word(word: str) -> str:
+    """Return a pin: ``<build>@sha256:<64 hex digits>``."""
+    build, at, digest = word.partition("@sha256:")
+    if not at or not build or not _is_hex(digest, 64):
+        raise ConfigError("pin", f"{word!r} is not <build>@sha256:<64 hex digits>")
+    return word
+
+
+def package_word(word: str) -> str:
+    """Return a distribution name in its normal form."""
+    from packaging.utils import InvalidName, canonicalize_name
+
+    try:
+        return canonicalize_name(word, validate=True)
+    except InvalidName as error:
+        raise ConfigError("package", f"{word!r} is not a distribution name") from error
+
+
+def packages_word(word: str) -> tuple[str, ...]:
+    """Return a comma-separated list of distribution names."""
+    return tuple(package_word(part.strip()) for part in word.split(",") if part.strip())
+
+
+def flag_word(word: str) -> bool:
+    """Return a switch: 1, true, yes, on, or 0, false, no, off."""
+    if word.lower() in {"1", "true", "yes", "on"}:
+        return True
+    if word.lower() in {"0", "false", "no", "off", ""}:
+        return False
+    raise ConfigError("switch", f"{word!r} is neither on nor off")
+
+
+def seconds_word(word: str) -> float:
+    """Return a positive number of seconds."""
+    try:
+        seconds = float(word)
+    except ValueError as error:
+        raise ConfigError("timeout", f"{word!r} is not a number of seconds") from error
+    if not 0 < seconds < float("inf"):
+        raise ConfigError("timeout", f"{word!r} is not a positive number of seconds")
+    return seconds
+
+
+def check_want(backend: Backend, want: object) -> None:
+    """Refuse what cannot be said of a backend.
+
+    Raises:
+        ConfigError: neither a switch, nor "require", nor (for CUDA) a major such as 12.
+    """
+    if isinstance(want, bool) or want == "require":
+        return
+    if backend is Backend.CUDA and isinstance(want, int) and 10 <= want <= 99:  # noqa: PLR2004 - two-digit majors
+        return
+    raise ConfigError(f"with_{backend}", f"{want!r}", hint="Use True, False, 'require', or (CUDA) a major such as 12.")
+
+
+def backend_word(word: str) -> tuple[tuple[Backend, bool | int | str], ...]:
+    """Return what is said of the GPU backends: ``auto``, ``cpu``, or a list such as ``cuda=require,vulkan=off``.
+
+    ``cuda`` alone prefers it; ``cuda=13`` prefers that major; ``cpu`` forbids all GPU backends.
+    """
+    if word == "auto":
+        return ()
+    if word == "cpu":
+        return tuple((backend, False) for backend in GPU_BACKENDS)
+    wants: list[tuple[Backend, bool | int | str]] = []
+    for part in word.split(","):
+        name, _, value = part.strip().partition("=")
+        if name not in list(GPU_BACKENDS):
+            raise ConfigError("backend", f"{name!r} is none of auto, cpu, {', '.join(GPU_BACKENDS)}")
+        want = value if value == "require" else int(value) if value.isdecimal() and value not in "01" else None
+        wants.append((Backend(name), flag_word(value or "on") if want is None else want))
+        check_want(*wants[-1])
+    return tuple(wants)
+
+
+# field of NativeLibraryConfig -> (variables in order, key of the config file, reader of the word)
+OPTIONS: dict[str, tuple[tuple[str, ...], str, Callable[[str], Any]]] = {
+    "path": (("NATIVELOAD_PATH",), "path", path_word),
+    "sha256": (("NATIVELOAD_SHA256",), "sha256", digest_word),
+    "wants": (("NATIVELOAD_BACKEND",), "backend", backend_word),
+    "cpu": (("NATIVELOAD_CPU",), "cpu", check_ceiling),
+    "auto_fallback": (("NATIVELOAD_AUTO_FALLBACK",), "auto_fallback", flag_word),
+    "skip_check": (("NATIVELOAD_SKIP_CHECK",), "skip_check", flag_word),
+    "search_directories": (("NATIVELOAD_SEARCH_DIRECTORIES",), "search_directories", paths_word),
+    "packages": (("NATIVELOAD_PACKAGES",), "packages", packages_word),
+    "pin": (("NATIVELOAD_PIN",), "pin", pin_word),
+    "repo": (("NATIVELOAD_REPO",), "repo", str),
+    "commit": (("NATIVELOAD_COMMIT",), "commit", commit_word),
+    "cache_dir": (("NATIVELOAD_CACHE",), "cache", path_word),
+    "python": (("NATIVELOAD_PYTHON",), "python", str),
+    "auto_download": (("NATIVELOAD_AUTO_DOWNLOAD",), "auto_download", flag_word),
+    "endpoint": (("NATIVELOAD_ENDPOINT", "HF_ENDPOINT"), "endpoint", str),
+    "proxy": (("NATIVELOAD_PROXY",), "proxy", str),
+    "timeout": (("NATIVELOAD_TIMEOUT",), "timeout", seconds_word),
+    "offline": (("NATIVELOAD_OFFLINE", "HF_HUB_OFFLINE"), "offline", flag_word),
+}
+
+
+def read(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return every option that the environment or the config file sets, read and checked.
+
+    Raises:
+        ConfigError: naming the variable, or the file and its key.
+    """
+    said: dict[str, Any] = {}
+    file, origin = _config_file(environ)
+    for name, (variables, key, reader) in OPTIONS.items():
+        variable = next((item for item in variables if environ.get(item)), None)
+        if variable is not None:
+            said[name] = _read_word(variable, environ[variable], reader)
+        elif key in file:
+            said[name] = _read_word(f"{origin}: {key}", _as_word(file[key]), reader)
+    return said
+
+
+def _read_word(option: str, word: str, reader: Callable[[str], Any]) -> Any:
+    try:
+        return reader(word)
+    except ConfigError as error:
+        raise ConfigError(option, str(error.args[0]), hint=error.hint) from error
+
+
+def _as_word(value: object) -> str:
+    if isinstance(value, list):
+        return os.pathsep.join(str(item) for item in value)
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)
+
+
+def _config_file(environ: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+    """Read the user's config file, or the one that NATIVELOAD_CONFIG names."""
+    named = environ.get("NATIVELOAD_CONFIG")
+    path = named or config_file_path(environ)
+    if path is None:
+        return {}, ""
+    import tomllib
+
+    try:
+        with open(path, "rb") as file:
+            table = tomllib.load(file)
+    except FileNotFoundError as error:
+        if named:
+            raise ConfigError("NATIVELOAD_CONFIG", f"{path} does not exist") from error
+        return {}, ""
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(path, str(error)) from error
+    keys = {key for _, key, _ in OPTIONS.values()}
+    if unknown := sorted(set(table) - keys):
+        raise ConfigError(path, f"unknown key {unknown[0]!r}", hint=f"Keys: {', '.join(sorted(keys))}.")
+    return table, path
+
+
+def config_file_path(environ: Mapping[str, str]) -> str | None:
+    """Return where the user's config file may be, or None where its directory does not exist.
+
+    platformdirs says where; on Linux and macOS a look at the one or two directories it could name comes first, so
+    that the many without a config file do not pay its 18 ms.
+    """
+    if sys.platform != "win32" and not any(os.path.isdir(folder) for folder in posix_config_directories(environ)):
+        return None
+    import platformdirs
+
+    return os.path.join(platformdirs.user_config_dir("nativeload", appauthor=False), "config.toml")
+
+
+def posix_config_directories(environ: Mapping[str, str]) -> list[str]:
+    """Return the directories that platformdirs could name on Linux and macOS (a test holds them together)."""
+    home = os.path.expanduser("~")
+    folders = [environ.get("XDG_CONFIG_HOME", "").strip() or os.path.join(home, ".config")]
+    if sys.platform == "darwin":
+        folders.append(os.path.join(home, "Library", "Application Support"))
+    return [os.path.join(folder, "nativeload") for folder in folders]
