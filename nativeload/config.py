@@ -1,4 +1,4 @@
-"""What does the user want? (`NativeLibraryConfig`: values, and verbs that hand them on.)
+"""What does the user want, as values, and which verbs hand it on?
 
 One rule: a config holds values only. Every ``with_*`` returns a copy; the verbs are thin and import what they call.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, replace
 
 from nativeload import settings
 from nativeload.cpu_variants import check_ceiling
 from nativeload.errors import ConfigError, DownloadUnavailableError
+from nativeload.value import Value, replace
 from nativeload.variant import Backend
 
 TYPE_CHECKING = False
@@ -36,8 +36,7 @@ NO_DOWNLOAD = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class NativeLibraryConfig:
+class NativeLibraryConfig(Value):
     """Which native library to use, in LLamaSharp's words.
 
     A field that is None was not said: the environment, the user's config file and the default follow, in that order
@@ -107,7 +106,9 @@ class NativeLibraryConfig:
         """
         if path is None:
             return replace(self, path=None, sha256=None)
-        return replace(self, path=settings.path_word(str(path)), sha256=settings.digest_word(sha256) if sha256 else None)
+        return replace(
+            self, path=settings.path_word(str(path)), sha256=settings.digest_word(sha256) if sha256 else None
+        )
 
     def with_cuda(self, want: Want = True) -> NativeLibraryConfig:
         """Prefer CUDA (True), forbid it (False), insist on it (``"require"``), or prefer one CUDA major (12, 13)."""
@@ -308,7 +309,13 @@ class NativeLibraryConfig:
         Raises:
             DownloadUnavailableError: always.
         """
-        said = {"filename": filename, "build": build, "use_cuda": use_cuda, "avx_level": avx_level, "os": os}
+        said: dict[str, object] = {
+            "filename": filename,
+            "build": build,
+            "use_cuda": use_cuda,
+            "avx_level": avx_level,
+            "os": os,
+        }
         said |= {"cache_dir": cache_dir, "endpoint": endpoint, "proxy": proxy, "timeout": timeout}
         asked = ", ".join(f"{name}={value}" for name, value in said.items() if value is not None)
         raise DownloadUnavailableError(f"{self.library} ({asked}): this release cannot download", hint=NO_DOWNLOAD)
@@ -329,8 +336,7 @@ class NativeLibraryConfig:
         return self.download_native_library(cache_dir=cache_dir, endpoint=endpoint, proxy=proxy, timeout=timeout)
 
 
-@dataclass(frozen=True, slots=True)
-class NativeLibraryConfigs:
+class NativeLibraryConfigs(Value):
     """Several configs at once: every ``with_*`` acts on each of them."""
 
     configs: tuple[NativeLibraryConfig, ...]

@@ -116,9 +116,7 @@ class LoadError(NativeLoadError):
         resolution: the trace of the resolution it belongs to, if there was one.
     """
 
-    def __init__(
-        self, path: str | Path, reason: str, *, hint: str = "", resolution: Resolution | None = None
-    ) -> None:
+    def __init__(self, path: str | Path, reason: str, *, hint: str = "", resolution: Resolution | None = None) -> None:
         super().__init__(f"{path}: {reason}", hint=hint)
         self.path, self.reason, self.resolution = str(path), reason, resolution
 
@@ -135,7 +133,13 @@ class BackendUnavailableError(LoadError):
     """
 
     def __init__(
-        self, backend: str, path: str | Path, reason: str, *, hint: str = "", resolution: Resolution | None = None
+        self,
+        backend: str,
+        path: str | Path,
+        reason: str,
+        *,
+        hint: str = "",
+        resolution: Resolution | None = None,
     ) -> None:
         super().__init__(path, reason, hint=hint, resolution=resolution)
         self.backend = backend

@@ -1,14 +1,13 @@
 """How does a chosen set become a library in this process?
 
-One rule: once per library and process. The next candidate is verified, probed in a child, then opened; what failed is in
-the trace, and what the user configured and fails raises.
+One rule: once per library and process. The next candidate is verified, probed in a child, then opened; what failed is
+in the trace, and what the user configured and fails raises.
 """
 
 from __future__ import annotations
 
 import _thread
 import os
-from dataclasses import dataclass, field
 
 from nativeload import log
 from nativeload.errors import (
@@ -25,6 +24,7 @@ from nativeload.probe import Check, Verdict, probe
 from nativeload.resolve import Shortlist, check_required, conclude, missing, shortlist, verify
 from nativeload.resolve.ranking import preferred, required
 from nativeload.resolve.resolution import Decision, LibrarySet, Rejected, Resolution, Source
+from nativeload.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ _lock = _thread.allocate_lock()
 _loaded: dict[str, LoadedLibrary] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LoadedLibrary:
+class LoadedLibrary(Value, kw_only=True, eq=False):
     """A library that is open in this process. It is never closed: ggml's threads may still run.
 
     Attributes:
@@ -55,9 +54,12 @@ class LoadedLibrary:
     resolution: Resolution
     devices: tuple[Device, ...]
     facts: dict[str, Any]
-    handles: tuple[ctypes.CDLL, ...] = field(repr=False)
-    config: NativeLibraryConfig = field(repr=False)
+    handles: tuple[ctypes.CDLL, ...]
+    config: NativeLibraryConfig
     pid: int
+
+    def __repr__(self) -> str:
+        return f"<LoadedLibrary {self.library} from {self.path}>"
 
     @property
     def chosen(self) -> LibrarySet:
@@ -109,13 +111,13 @@ def load(config: NativeLibraryConfig, check: Check | None = None) -> LoadedLibra
         return result
 
 
-@dataclass(slots=True)
 class _Attempt:
     """What became of the candidates tried so far."""
 
-    decisions: list[Decision] = field(default_factory=list)
-    errors: list[NativeLoadError] = field(default_factory=list)
-    broken: dict[str, tuple[str | None, str]] = field(default_factory=dict)  # file name -> (sha256, reason)
+    def __init__(self) -> None:
+        self.decisions: list[Decision] = []
+        self.errors: list[NativeLoadError] = []
+        self.broken: dict[str, tuple[str | None, str]] = {}  # file name -> (sha256, reason)
 
     def reject(self, candidate: LibrarySet, error: NativeLoadError, reason: str) -> None:
         self.decisions.append(Decision(candidate.source, str(candidate), Rejected(reason)))
@@ -208,14 +210,16 @@ def _open(chosen: LibrarySet, verdict: Verdict, found: Shortlist, attempt: _Atte
     except LoadError as error:
         left = [os.path.basename(path) for path in _mapped() if path in {file.path for file in chosen.files}]
         hint = f"Left mapped in this process: {', '.join(left)}." if left else ""
-        raise LoadError(error.path, error.reason, hint=hint, resolution=conclude(found, None, attempt.decisions)) from error
+        raise LoadError(
+            error.path, error.reason, hint=hint, resolution=conclude(found, None, attempt.decisions)
+        ) from error
     registered = devices(handles)
     resolution = conclude(found, chosen, attempt.decisions)
     result = LoadedLibrary(
         library=chosen.library,
         resolution=resolution,
         devices=registered,
-        facts=verdict.facts,
+        facts=dict(verdict.facts),
         handles=tuple(handles),
         config=found.config,
         pid=os.getpid(),

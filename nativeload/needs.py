@@ -252,9 +252,7 @@ def _bounded(names: Iterable[str]) -> tuple[str, ...]:
 
 def _highest(versions: Iterable[str], prefix: str) -> str | None:
     """Which is the highest numbered version with this prefix? Compared as numbers; GLIBC_PRIVATE is none."""
-    found = [
-        v.removeprefix(prefix) for v in versions if re.fullmatch(prefix + r"[0-9]{1,6}(\.[0-9]{1,6})*", v)
-    ]
+    found = [v.removeprefix(prefix) for v in versions if re.fullmatch(prefix + r"[0-9]{1,6}(\.[0-9]{1,6})*", v)]
     return max(found, key=lambda v: [int(part) for part in v.split(".")], default=None)
 
 

@@ -1,7 +1,7 @@
 """How are a set's files opened?
 
-One rule: by absolute path, in dependency order, each backend module by its own ``ggml_backend_load``; ggml is never left
-to search (it would look beside the python binary and in the current directory).
+One rule: by absolute path, in dependency order, each backend module by its own ``ggml_backend_load``; ggml is never
+left to search (it would look beside the python binary and in the current directory).
 
 The backend registry (ggml-backend.h, unchanged for two years) is all that nativeload itself knows of the C API.
 """
@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from dataclasses import dataclass
 
 from nativeload.errors import LoadError
 from nativeload.resolve.resolution import LibraryFile, Role
+from nativeload.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,8 +25,7 @@ _REGISTRY_NAMES = {"mtl": "metal", "hip": "rocm"}
 _DEVICE_TYPES = ("cpu", "gpu", "igpu", "accel", "meta")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
+class Device(Value, kw_only=True):
     """A compute device that ggml registered.
 
     Attributes:
@@ -43,7 +42,12 @@ class Device:
 
     def to_dict(self) -> dict[str, str]:
         """Return the device as JSON holds it."""
-        return {"name": self.name, "description": self.description, "backend": self.backend, "kind": self.kind}
+        return {
+            "name": self.name,
+            "description": self.description,
+            "backend": self.backend,
+            "kind": self.kind,
+        }
 
 
 def open_set(

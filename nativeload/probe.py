@@ -1,4 +1,4 @@
-"""What happens at first contact with a set? (It happens in a child process.)
+"""What happens at first contact with a set, in a child process?
 
 One rule: a library that crashes, exits, hangs or prints does it there; the verdict is kept, and nothing the child says
 is believed without the nonce it was given.
@@ -10,9 +10,9 @@ import hashlib
 import json
 import os
 import sys
-from dataclasses import dataclass, field
 
 from nativeload.opening import Device
+from nativeload.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 TIMEOUT = 20.0  # seconds
 _SCHEMA = 1
 _STDERR_TAIL = 4096  # bytes
+_NO_FACTS: dict[str, Any] = {}
 _BOOT = "import sys; sys.path[:0] = sys.argv[1:]; from nativeload.probe_child import main; main()"
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
+class Check(Value):
     """What a binding wants to know of a library.
 
     Attributes:
@@ -42,8 +42,7 @@ class Check:
     judge: Callable[[Mapping[str, Any]], object]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(Value, kw_only=True):
     """What the probe saw.
 
     Attributes:
@@ -61,7 +60,7 @@ class Verdict:
     step: str = ""
     stderr: str = ""
     devices: tuple[Device, ...] = ()
-    facts: dict[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = _NO_FACTS
     cached: bool = False
 
     @property
@@ -93,7 +92,7 @@ def probe(chosen: LibrarySet, host: Host, cache: LibraryCache, *, check: Check |
 
 
 def _lasting(verdict: Verdict) -> bool:
-    """Whether the same set will do the same next time. A missing library may be installed, and SIGKILL comes from outside."""
+    """Whether the same set does the same next time: a missing library may come, and SIGKILL came from outside."""
     return verdict.status in {"ok", "signal", "exit", "timeout"} and "SIGKILL" not in verdict.reason
 
 
@@ -105,7 +104,7 @@ def _to_dict(verdict: Verdict, chosen: LibrarySet) -> dict[str, Any]:
         "step": os.path.basename(verdict.step),
         "stderr": verdict.stderr,
         "devices": [device.to_dict() for device in verdict.devices],
-        "facts": verdict.facts,
+        "facts": dict(verdict.facts),
     }
 
 
@@ -226,14 +225,25 @@ def _verdict(nonce: str, answers: bytes, stderr: bytes, code: int, *, timed_out:
             said.update(json.loads(line.removeprefix(f"{nonce} ")))
     step = str(said.get("step", ""))
     tail = stderr.decode("utf-8", "replace").strip()
-    where = f" while opening {os.path.basename(step)}" if step not in ("", "check") else " in the layout check" if step else ""
+    where = (
+        f" while opening {os.path.basename(step)}"
+        if step not in ("", "check")
+        else " in the layout check"
+        if step
+        else ""
+    )
     if "done" in said and not timed_out:
         found = tuple(Device(**item) for item in said["done"]["devices"])
         return Verdict(status="ok", stderr=tail, devices=found, facts=said["done"]["facts"])
     if "error" in said and not timed_out:
         reason = str(said["error"]["reason"])
         missing = "cannot open shared object file" in reason or "image not found" in reason
-        return Verdict(status="missing library" if missing else "error", reason=f"{reason}{where}", step=step, stderr=tail)
+        return Verdict(
+            status="missing library" if missing else "error",
+            reason=f"{reason}{where}",
+            step=step,
+            stderr=tail,
+        )
     if timed_out:
         reason = f"hang: no answer in {TIMEOUT:g} s{where}"
         return Verdict(status="timeout", reason=reason, step=step, stderr=tail)

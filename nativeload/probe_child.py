@@ -38,9 +38,7 @@ def _probe(request: dict[str, Any], step: Any) -> dict[str, Any]:
     from nativeload.opening import devices, open_set
     from nativeload.resolve.resolution import LibraryFile, Role
 
-    files = [
-        LibraryFile(path=item["path"], role=Role(item["role"]), label=item["label"]) for item in request["files"]
-    ]
+    files = [LibraryFile(path=item["path"], role=Role(item["role"]), label=item["label"]) for item in request["files"]]
     handles = open_set(files, step)
     facts: dict[str, Any] = {}
     if request["check"]:

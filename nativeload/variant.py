@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import enum
 import sys
-from dataclasses import dataclass
 
 from nativeload.errors import ConfigError
+from nativeload.value import Value
 
 
 class Platform(enum.StrEnum):
@@ -84,8 +84,7 @@ def normalized_package(name: str) -> str:
     return "-".join(part for part in parts if part)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
+class Variant(Value, kw_only=True):
     """The label of a set, such as ``linux-x86_64-cuda-zen4``. For people: nothing is decided by it."""
 
     platform: Platform

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="ELF files and ld.so are Linux's")
 
-_MACHINE = (
-    {"x86_64": "x86_64", "aarch64": "aarch64"}.get(os.uname().machine, "") if sys.platform == "linux" else ""
-)
+_MACHINE = {"x86_64": "x86_64", "aarch64": "aarch64"}.get(os.uname().machine, "") if sys.platform == "linux" else ""
 _X86_64, _AARCH64 = 62, 183
 
 

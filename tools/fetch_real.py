@@ -228,9 +228,7 @@ def _download(wanted: Wanted, work: Path) -> Path:
 def _throw_away_environment(folder: Path) -> str:
     _run([sys.executable, "-m", "venv", str(folder)], folder.parent)
     python = str(folder / "bin" / "python")
-    _run(
-        [python, "-m", "pip", "install", "cython>=3.1", "setuptools>=61", "versioneer[toml]", "wheel"], folder
-    )
+    _run([python, "-m", "pip", "install", "cython>=3.1", "setuptools>=61", "versioneer[toml]", "wheel"], folder)
     return python
 
 

@@ -1,4 +1,4 @@
-"""Which libllama do these bindings drive in this process? (`Api`: ffi, lib, layout, log.)
+"""Which libllama do these bindings drive in this process: its ffi, lib, layout and log?
 
 One rule: a library is driven only by the declarations of the layout that was proven on it; a function that it lacks is
 NotInThisBuild when it is called.
@@ -7,13 +7,13 @@ NotInThisBuild when it is called.
 from __future__ import annotations
 
 import _thread
-from dataclasses import dataclass
 
 from nativeload import log
 from nativeload.config import NativeLibraryConfig
 from nativeload.errors import LoadError, NotInThisBuild, UnknownLayoutError
 from nativeload.loading import LoadedLibrary, load
 from nativeload.probe import Check
+from nativeload.value import Value
 from nativeload_llama.abi import Layout, identify
 
 TYPE_CHECKING = False
@@ -29,8 +29,7 @@ _lock = _thread.allocate_lock()
 _apis: dict[int, Api] = {}
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Api:
+class Api(Value, eq=False):
     """The raw floor: one loaded libllama and its declarations."""
 
     ffi: Any

@@ -1,4 +1,4 @@
-"""How do people generate text? (`Llama`: a model, a context, and text out of it.)
+"""How do people generate text with a model and one context of it?
 
 One rule: nothing here can crash Python. One lock per context, every input checked, a fork noticed, close() at any time.
 """

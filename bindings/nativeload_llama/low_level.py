@@ -7,8 +7,8 @@ contexts, and nothing here locks.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
+from nativeload.value import Value
 from nativeload_llama.errors import ContextError, ModelError, PromptTooLongError
 
 TYPE_CHECKING = False
@@ -25,8 +25,7 @@ _VOCAB_NONE = 0  # LLAMA_VOCAB_TYPE_NONE: tokenize() on it aborts
 _MAX_INT32 = 2**31 - 1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Model:
+class Model(Value, eq=False):
     """A loaded model: ``pointer`` is llama_model *, ``vocab`` llama_vocab *, ``n_vocab`` tokens (0: no vocabulary)."""
 
     api: Api
@@ -36,8 +35,7 @@ class Model:
     n_vocab: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Context:
+class Context(Value, eq=False):
     """A context of a model: ``pointer`` is llama_context *; sizes are in tokens."""
 
     api: Api
@@ -149,7 +147,7 @@ def memory_clear(context: Context) -> None:
     """Forget everything the context holds."""
     memory = context.api.function("llama_get_memory")(context.pointer)
     if memory != context.api.ffi.NULL:
-        context.api.function("llama_memory_clear")(memory, True)  # noqa: FBT003 - C's positional bool: data too
+        context.api.function("llama_memory_clear")(memory, True)
 
 
 def _check_vocab(model: Model) -> None:
@@ -282,9 +280,7 @@ def decode(context: Context, tokens: Any, count: int) -> None:
         raise ContextError(f"{reason}: {said}" if said else reason, code=code)
 
 
-def sampler_chain(
-    api: Api, *, temperature: float, top_k: int, top_p: float, min_p: float, seed: int
-) -> Any:
+def sampler_chain(api: Api, *, temperature: float, top_k: int, top_p: float, min_p: float, seed: int) -> Any:
     """Make a sampler chain: greedy at temperature 0, else top-k, top-p, min-p, temperature, and a draw.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What does nativeload keep between runs? (`LibraryCache`: receipts of hashed files, verdicts of probes.)
+"""What does nativeload keep between runs: receipts of hashed files, and verdicts of probes.
 
 One rule: the cache takes a root path and knows neither the config nor how a library is chosen.
 """

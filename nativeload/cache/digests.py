@@ -9,15 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from dataclasses import dataclass
 
 from nativeload.errors import IntegrityError
+from nativeload.value import Value
 
 _CHUNK = 1 << 20  # bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stamp:
+class Stamp(Value, kw_only=True):
     """What the file system says of a file: equal stamps mean unchanged bytes."""
 
     device: int

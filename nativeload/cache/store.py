@@ -9,10 +9,10 @@ import json
 import os
 import stat
 import time
-from dataclasses import dataclass
 
 from nativeload.cache.digests import Stamp, sha256_of
 from nativeload.errors import CacheError, UnsafeCacheError
+from nativeload.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,8 +50,7 @@ def _check_directory(path: str, *, leaf: bool) -> None:
         raise UnsafeCacheError(path, f"mode {mode:04o} lets others write", hint=f"Run: chmod go-w {path}")
 
 
-@dataclass(frozen=True, slots=True)
-class LibraryCache:
+class LibraryCache(Value):
     """The directory of receipts and verdicts (default ``~/.llama-py``, 0700).
 
     ``LibraryCache(None)`` is a cache that keeps nothing: everything is hashed and probed each time.

@@ -165,18 +165,29 @@ def _print(
     if loaded:
         words = _loaded(loaded)
         out.print(f"\n[bold]loaded[/bold] {escape(words['path'])}", soft_wrap=True)
-        out.print(escape(f"  llama.cpp {words['llama_version']}, ggml {words['ggml_version']} ({words['ggml_commit']})"))
+        out.print(
+            escape(f"  llama.cpp {words['llama_version']}, ggml {words['ggml_version']} ({words['ggml_commit']})")
+        )
         for device in words["devices"]:
-            out.print(escape(f"  device {device['name']}: {device['description']} ({device['backend']}, {device['kind']})"))
+            out.print(
+                escape(f"  device {device['name']}: {device['description']} ({device['backend']}, {device['kind']})")
+            )
     if error:
         out.print(f"\n[red]does not load[/red] {escape(error)}", soft_wrap=True)
 
 
 def _print_host(out: Console, host: Host) -> None:
-    table = Table(title=f"nativeload {nativeload.__version__} on {host.platform}", show_header=False, title_justify="left")
+    table = Table(
+        title=f"nativeload {nativeload.__version__} on {host.platform}",
+        show_header=False,
+        title_justify="left",
+    )
     table.add_column(style="bold")
     table.add_column(overflow="fold")
-    table.add_row("CPU", escape(f"{host.cpu.brand or 'unknown'}, {host.cpu.cores} usable cores (from {host.cpu.source})"))
+    table.add_row(
+        "CPU",
+        escape(f"{host.cpu.brand or 'unknown'}, {host.cpu.cores} usable cores (from {host.cpu.source})"),
+    )
     table.add_row("features", " ".join(sorted(host.cpu.features)) or "baseline")
     if host.libc:
         table.add_row("libc", f"{host.libc.name} {'.'.join(map(str, host.libc.version))}")

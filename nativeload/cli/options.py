@@ -23,12 +23,18 @@ _OPTIONS = {
     "--backend": ("wants", "auto, cpu, or a list such as cuda, cuda=13, cuda=require, vulkan=off."),
     "--cpu": ("cpu", "CPU ceiling: none, avx, avx2, avx512, or a variant such as zen4."),
     "--package": ("packages", "Accept this distribution as a backend package (a comma-separated list)."),
-    "--search-directory": ("search_directories", "Look here too, before the installed packages (a path list)."),
+    "--search-directory": (
+        "search_directories",
+        "Look here too, before the installed packages (a path list).",
+    ),
     "--cache": ("cache_dir", "Where receipts and probe verdicts are kept (default ~/.llama-py)."),
     "--python": ("python", "Command that starts Python for the probe."),
 }
 _SWITCHES = {
-    "--fallback/--no-fallback": ("auto_fallback", "Whether a lesser set may serve where the best one cannot."),
+    "--fallback/--no-fallback": (
+        "auto_fallback",
+        "Whether a lesser set may serve where the best one cannot.",
+    ),
     "--skip-check/--no-skip-check": ("skip_check", "Skip the check of this host; integrity and probe stay."),
 }
 

@@ -88,5 +88,5 @@ def spoken_warnings() -> Iterator[None]:
         click.echo(f"warning: {message}", err=True)
 
     with warnings.catch_warnings():
-        warnings.showwarning = show
+        warnings.showwarning = show  # type: ignore[assignment] - the rest of the signature is not used
         yield

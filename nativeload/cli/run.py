@@ -24,6 +24,7 @@ _FIRST_PROMPT = "Once upon a time"
 @click.option("--echo/--no-echo", default=True, help="Print the prompt before its continuation.")
 @library_options
 def command(
+    *,
     prompt: str | None,
     model: str | None,
     max_tokens: int,
@@ -31,7 +32,6 @@ def command(
     seed: int | None,
     threads: int | None,
     n_ctx: int | None,
-    *,
     echo: bool,
     **said: Any,
 ) -> None:
@@ -46,12 +46,15 @@ def command(
         devices = ", ".join(device.name for device in llama.library.devices)
         click.echo(f"{summary(llama.library.resolution)}, on {devices}", err=True)
         click.echo(f"model: {llama.description}", err=True)
-        _stream(text if echo else "", llama.stream(text, max_tokens=max_tokens, temperature=temperature, seed=seed))
+        _stream(
+            text if echo else "",
+            llama.stream(text, max_tokens=max_tokens, temperature=temperature, seed=seed),
+        )
 
 
 def _prompt(prompt: str | None, model: str | None) -> str:
     if prompt == "-":
-        return click.get_text_stream("stdin").read()
+        return sys.stdin.read()
     if prompt is None and model is not None:
         raise click.UsageError("Give a PROMPT for this model ('-' reads it from stdin).")
     return _FIRST_PROMPT if prompt is None else prompt

@@ -6,14 +6,13 @@ data, so it can be recorded on one machine and used on another.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from nativeload.host import cpu as _cpu
 from nativeload.host import gpu as _gpu
 from nativeload.host import libc as _libc
 from nativeload.host import limits as _limits
 from nativeload.host.facts import Cpu, Gpu, Libc, Nvidia
 from nativeload.host.notes import attempt
+from nativeload.value import Value
 from nativeload.variant import Backend, Platform
 
 TYPE_CHECKING = False
@@ -25,8 +24,7 @@ __all__ = ["Cpu", "Gpu", "Host", "Libc", "Nvidia"]
 _SMALLEST_PAGE = 4096
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Host:
+class Host(Value, kw_only=True):
     """A machine as one process of it sees it.
 
     Attributes:

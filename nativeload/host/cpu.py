@@ -115,9 +115,7 @@ def _py_cpuinfo() -> dict[str, Any]:
 def _ladder(platform: Platform) -> tuple[tuple[str, Probe], ...]:
     last: tuple[str, Probe] = ("py-cpuinfo", by_py_cpuinfo)
     if platform.is_linux:
-        linux: tuple[tuple[str, Probe], ...] = (
-            (("glibc", by_glibc),) if platform.is_x86 else (("getauxval", by_auxv),)
-        )
+        linux: tuple[tuple[str, Probe], ...] = (("glibc", by_glibc),) if platform.is_x86 else (("getauxval", by_auxv),)
         return (*linux, (CPUINFO, by_cpuinfo), last)
     if platform in {Platform.MACOS_ARM64, Platform.MACOS_X86_64}:
         return (("sysctl", by_sysctl), last)

@@ -5,15 +5,14 @@ One rule: plain values only; finding them out is the business of the modules bes
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from nativeload.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from nativeload.variant import Backend
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cpu:
+class Cpu(Value, kw_only=True):
     """A processor as the operating system lets this process use it.
 
     Attributes:
@@ -30,8 +29,7 @@ class Cpu:
     cores: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gpu:
+class Gpu(Value, kw_only=True):
     """A device of one backend; a card that serves two backends is listed once for each.
 
     Attributes:
@@ -51,8 +49,7 @@ class Gpu:
     uuid: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Nvidia:
+class Nvidia(Value, kw_only=True):
     """The NVIDIA driver.
 
     Attributes:
@@ -67,8 +64,7 @@ class Nvidia:
     visible: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Libc:
+class Libc(Value, kw_only=True):
     """The C library of this process on Linux.
 
     Attributes:

@@ -39,11 +39,7 @@ def detect(platform: Platform, notes: list[str], *, dev: str = DEV) -> Found:
 
 def why_no(backend: Backend, notes: tuple[str, ...]) -> str:
     """Return what the notes say of a backend, or that they say nothing."""
-    told = [
-        note.partition(":")[2].strip()
-        for note in notes
-        if note.partition(":")[0] in {_TITLES[backend], "GPU"}
-    ]
+    told = [note.partition(":")[2].strip() for note in notes if note.partition(":")[0] in {_TITLES[backend], "GPU"}]
     return "; ".join(told) or f"no {_TITLES[backend]} device was found"
 
 

@@ -13,6 +13,7 @@ import sys
 from nativeload.host.clibrary import CLibrary, DriverError, decoded
 from nativeload.host.facts import Gpu, Nvidia
 from nativeload.host.notes import one_line
+from nativeload.value import replace
 from nativeload.variant import Backend
 
 TYPE_CHECKING = False
@@ -101,9 +102,7 @@ def visible_positions(visible: str | None, uuids: Sequence[str | None]) -> tuple
         if word.isascii() and word.isdecimal() and len(word) <= _INDEX_DIGITS:
             fits = [int(word)] if int(word) < len(uuids) else []
         else:
-            fits = [
-                i for i, uuid in enumerate(uuids) if word.startswith("GPU-") and (uuid or "").startswith(word)
-            ]
+            fits = [i for i, uuid in enumerate(uuids) if word.startswith("GPU-") and (uuid or "").startswith(word)]
         if len(fits) != 1:
             break
         if fits[0] in chosen:
@@ -138,8 +137,6 @@ def _only_visible(answer: Answer, notes: list[str]) -> Answer:
 
 
 def _renumbered(gpu: Gpu, index: int) -> Gpu:
-    from dataclasses import replace
-
     return replace(gpu, index=index)
 
 
@@ -157,9 +154,7 @@ def _nvml_device(nvml: CLibrary, index: int) -> Gpu:
     nvml.call("nvmlDeviceGetUUID", handle, uuid, ctypes.c_uint(_NAME_BYTES))
     nvml.call("nvmlDeviceGetCudaComputeCapability", handle, ctypes.byref(major), ctypes.byref(minor))
     memory = (ctypes.c_uint64 * 3)()  # nvmlMemory_t: total, free, used
-    unknown = nvml.function("nvmlDeviceGetMemoryInfo")(
-        handle, ctypes.byref(memory)
-    )  # Jetson shares the CPU's
+    unknown = nvml.function("nvmlDeviceGetMemoryInfo")(handle, ctypes.byref(memory))  # Jetson shares the CPU's
     return Gpu(
         backend=Backend.CUDA,
         index=index,

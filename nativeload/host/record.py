@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from nativeload.errors import HostError
 from nativeload.host.facts import Cpu, Gpu, Libc, Nvidia
+from nativeload.value import Value, fields_of
 from nativeload.variant import Backend, Platform
 
 TYPE_CHECKING = False
@@ -29,9 +30,7 @@ _HINT = "Correct the field, or record the host again: json.dump(Host.detect().to
 
 def write(host: Host) -> dict[str, object]:
     """Return a host as plain values that JSON can hold; lists are sorted where their order means nothing."""
-    from dataclasses import asdict
-
-    return {"schema": SCHEMA, **{name: _plain(value) for name, value in asdict(host).items()}}
+    return {"schema": SCHEMA, **{name: _plain(value) for name, value in fields_of(host).items()}}
 
 
 def read_file(path: str | os.PathLike[str]) -> object:
@@ -47,11 +46,10 @@ def read_file(path: str | os.PathLike[str]) -> object:
             data = file.read(_FILE_BYTES + 1)
         if len(data) > _FILE_BYTES:
             raise HostError(f"{path}: larger than {_FILE_BYTES} bytes", hint=_HINT)
-        return json.loads(data, object_pairs_hook=_without_repeats)
+        read = json.loads(data, object_pairs_hook=_without_repeats)
+        return read["host"] if isinstance(read, dict) and "host" in read else read  # what doctor --json prints
     except OSError as error:
-        raise HostError(
-            f"{path}: {error.strerror or error}", hint="Give the path of a recorded host."
-        ) from error
+        raise HostError(f"{path}: {error.strerror or error}", hint="Give the path of a recorded host.") from error
     except (ValueError, RecursionError) as error:
         if isinstance(error, HostError):
             raise
@@ -74,8 +72,8 @@ def read(data: object) -> dict[str, Any]:
 
 def _plain(value: object) -> object:
     match value:
-        case dict():
-            return {name: _plain(each) for name, each in value.items()}
+        case Value():
+            return {name: _plain(each) for name, each in fields_of(value).items()}
         case frozenset():
             return sorted(value)
         case tuple():
@@ -197,9 +195,7 @@ _GPU = {
 _HOST = {
     "platform": _word(Platform),
     "cpu": _object(Cpu, _CPU),
-    "libc": _optional(
-        _object(Libc, {"name": _word(("glibc", "musl", "other")), "version": _several(_COUNT)})
-    ),
+    "libc": _optional(_object(Libc, {"name": _word(("glibc", "musl", "other")), "version": _several(_COUNT)})),
     "page_size": _number(1),
     "memory": _optional(_COUNT),
     "nvidia": _optional(_object(Nvidia, {"driver": _text, "cuda": _pair, "visible": _optional(_text)})),

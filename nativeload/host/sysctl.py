@@ -25,7 +25,5 @@ def text(name: str) -> str | None:
 
 def _ask(name: str, value: ctypes.c_uint64 | ctypes.Array[ctypes.c_char], size: ctypes.c_size_t) -> bool:
     sysctlbyname = ctypes.CDLL(None).sysctlbyname
-    status: int = sysctlbyname(
-        name.encode(), ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0)
-    )
+    status: int = sysctlbyname(name.encode(), ctypes.byref(value), ctypes.byref(size), None, ctypes.c_size_t(0))
     return status == 0

@@ -7,7 +7,6 @@ and whatever is decided is in the trace.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
 
 from nativeload.cache import LibraryCache, default_root
 from nativeload.errors import (
@@ -21,7 +20,16 @@ from nativeload.host import Host
 from nativeload.resolve import explicit, installed
 from nativeload.resolve.bundle import Bundle
 from nativeload.resolve.ranking import preferred, rank, required
-from nativeload.resolve.resolution import Accepted, Decision, LibrarySet, Rejected, Resolution, Source, Unknown
+from nativeload.resolve.resolution import (
+    Accepted,
+    Decision,
+    LibrarySet,
+    Rejected,
+    Resolution,
+    Source,
+    Unknown,
+)
+from nativeload.value import Value, replace
 from nativeload.variant import Backend, Platform
 
 TYPE_CHECKING = False
@@ -31,12 +39,11 @@ if TYPE_CHECKING:
     from nativeload.config import NativeLibraryConfig
 
 _WAYS_ON = (
-    "Install a backend package (pip install 'nativeload[cpu]'), or name a library with with_library() or NATIVELOAD_PATH."
+    "Install a backend package (pip install 'nativeload[cpu]'), or name a library: with_library() or NATIVELOAD_PATH."
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Shortlist:
+class Shortlist(Value):
     """The sets that may serve, best first, and the decisions made on the way."""
 
     config: NativeLibraryConfig
@@ -76,9 +83,7 @@ def _asked(config: NativeLibraryConfig, platform: Platform) -> list[Bundle | Dec
     """Ask the sources in order; a configured path is the only one asked."""
     if config.path is not None:
         return [explicit.find(config.library, config.path, platform, sha256=config.sha256)]
-    found: list[Bundle | Decision] = []
-    for directory in config.search_directories or ():
-        found.append(_search(config.library, directory, platform))
+    found = [_search(config.library, directory, platform) for directory in config.search_directories or ()]
     found.extend(installed.find(config.library, platform, packages=config.packages or ()))
     if config.auto_download:
         reason = "offline" if config.offline else f"this release has no download source and no pin for {config.library}"
@@ -87,11 +92,11 @@ def _asked(config: NativeLibraryConfig, platform: Platform) -> list[Bundle | Dec
 
 
 def _search(library: str, directory: str, platform: Platform) -> Bundle | Decision:
-    try:
-        explicit.check_shared(directory)
-        return explicit.find(library, directory, platform)
-    except LoadError as error:
-        return Decision(Source.EXPLICIT, directory, Rejected(error.reason))
+    """Look into a search directory: what it does not have moves on, what it has wrong raises."""
+    if not os.path.isdir(directory):
+        return Decision(Source.EXPLICIT, directory, Rejected("no such directory"))
+    found = explicit.search(library, directory, platform)
+    return found or Decision(Source.EXPLICIT, directory, Rejected(f"no {library} library in this directory"))
 
 
 def _elsewhere(config: NativeLibraryConfig, platform: Platform) -> list[Bundle | Decision]:
@@ -114,7 +119,11 @@ def _constrained(
     if config.selecting_policy is None:
         return sets, []
     kept = tuple(config.selecting_policy(sets, host))
-    dropped = [Decision(item.source, str(item), Rejected("dropped by the selecting policy")) for item in sets if item not in kept]
+    dropped = [
+        Decision(item.source, str(item), Rejected("dropped by the selecting policy"))
+        for item in sets
+        if item not in kept
+    ]
     return kept, dropped
 
 

@@ -1,4 +1,4 @@
-"""What does a backend package say of itself? (``nativeload_backend.json`` beside a directory of library files.)
+"""What does a backend package say of itself, in the ``nativeload_backend.json`` beside its library files?
 
 One rule: its digest is checked before it is parsed, and what is not exactly of the form is refused.
 
@@ -10,12 +10,12 @@ on"]}]}``. Core artifacts stand in load order; ``label`` is the variant of a CPU
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from nativeload.cache import sha256_of
 from nativeload.errors import IntegrityError, LoadError
 from nativeload.resolve.bundle import Bundle
 from nativeload.resolve.resolution import LibraryFile, Role, Source
+from nativeload.value import Value
 from nativeload.variant import Platform
 
 TYPE_CHECKING = False
@@ -28,8 +28,7 @@ _KEYS = {"schema", "library", "build", "platform", "directory", "artifacts"}
 _FILE_LIMIT, _JSON_LIMIT, _COUNT_LIMIT = 4 << 30, 1 << 20, 256  # bytes, bytes, files
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackendPackage:
+class BackendPackage(Value, kw_only=True):
     """A backend package's description, read and checked."""
 
     library: str

@@ -7,11 +7,11 @@ left alone.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 
 from nativeload import cpu_variants
 from nativeload.errors import LoadError
 from nativeload.resolve.resolution import LibraryFile, Role, Source
+from nativeload.value import Value
 from nativeload.variant import Backend
 
 TYPE_CHECKING = False
@@ -31,8 +31,7 @@ _MODULES = {
 _CORE_ORDER = ("ggml-base", "ggml-cpu", "ggml-blas", "ggml", "whisper", "llama")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bundle:
+class Bundle(Value, kw_only=True):
     """The library files in one place.
 
     Attributes:
@@ -119,7 +118,12 @@ def classify(paths: Iterable[str], library: str) -> dict[str, tuple[LibraryFile,
     files.sort(key=lambda file: (_CORE_ORDER.index(file.label) if file.role is Role.CORE else 0, file.path))
     return {
         key: tuple(file for file in files if file.role is role)
-        for key, role in (("core", Role.CORE), ("cpus", Role.CPU), ("gpus", Role.GPU), ("runtime", Role.RUNTIME))
+        for key, role in (
+            ("core", Role.CORE),
+            ("cpus", Role.CPU),
+            ("gpus", Role.GPU),
+            ("runtime", Role.RUNTIME),
+        )
     }
 
 

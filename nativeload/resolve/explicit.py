@@ -6,11 +6,11 @@ One rule: strict. What is named and cannot serve raises; nothing else is looked 
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 from nativeload.errors import ConfigError, LoadError
 from nativeload.resolve.bundle import Bundle, classify, has_library, role_of
 from nativeload.resolve.resolution import LibraryFile, Role, Source
+from nativeload.value import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,6 +36,20 @@ def find(library: str, path: str, platform: Platform, *, sha256: str | None = No
     if not os.path.isfile(path):
         raise LoadError(path, "neither a regular file nor a directory")
     return _file(library, path, platform, sha256)
+
+
+def search(library: str, directory: str, platform: Platform) -> Bundle | None:
+    """Return what lies in a search directory, or None where it has no such library.
+
+    Raises:
+        LoadError: somebody else could write to the directory, or it holds two builds.
+    """
+    found = os.stat(directory)
+    if os.name == "posix" and (found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022):
+        hint = "A search directory belongs to root or to the user alone."
+        raise LoadError(directory, "others can write to this search directory", hint=hint)
+    parts = classify(_files(directory), library)
+    return _bundle(library, platform, directory, directory, parts) if has_library(parts["core"], library) else None
 
 
 def _in_directory(library: str, path: str, platform: Platform) -> Bundle:
@@ -68,18 +82,14 @@ def _files(directory: str) -> list[str]:
 def _bundle(
     library: str, platform: Platform, origin: str, directory: str, parts: dict[str, tuple[LibraryFile, ...]]
 ) -> Bundle:
-    return Bundle(library=library, platform=platform, source=Source.EXPLICIT, origin=origin, directory=directory, **parts)
-
-
-def check_shared(directory: str) -> None:
-    """Refuse a search directory that others could write: it must belong to root or the user.
-
-    Raises:
-        LoadError: it does not exist, or somebody else could write to it.
-    """
-    try:
-        found = os.stat(directory)
-    except OSError as error:
-        raise LoadError(directory, error.strerror or str(error)) from error
-    if os.name == "posix" and (found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022):
-        raise LoadError(directory, "others can write to it: a search directory belongs to root or the user alone")
+    return Bundle(
+        library=library,
+        platform=platform,
+        source=Source.EXPLICIT,
+        origin=origin,
+        directory=directory,
+        core=parts["core"],
+        cpus=parts.get("cpus", ()),
+        gpus=parts.get("gpus", ()),
+        runtime=parts.get("runtime", ()),
+    )

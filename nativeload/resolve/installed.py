@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import dataclass, replace
 
 from nativeload.errors import IntegrityError, LoadError
 from nativeload.resolve import backend_package
 from nativeload.resolve.bundle import Bundle, classify, has_library
 from nativeload.resolve.resolution import Decision, LibraryFile, Rejected, Role, Source
+from nativeload.value import Value, replace
 from nativeload.variant import normalized_package
 
 TYPE_CHECKING = False
@@ -30,8 +30,7 @@ _FOREIGN = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Distribution:
+class Distribution(Value, kw_only=True):
     """An installed distribution, known by its ``*.dist-info`` directory."""
 
     name: str
@@ -194,7 +193,10 @@ def _bundle(
         origin=str(distribution),
         directory=os.path.dirname(parts["core"][-1].path),
         vouched="RECORD",
-        **parts,
+        core=parts["core"],
+        cpus=parts.get("cpus", ()),
+        gpus=parts.get("gpus", ()),
+        runtime=parts.get("runtime", ()),
     )
 
 
@@ -216,7 +218,7 @@ def _own(distribution: Distribution, platform: Platform) -> Bundle | Decision:
 
 
 def unaccepted(packages: Sequence[str] = (), *, path: Sequence[str] | None = None) -> Iterator[Decision]:
-    """Yield the distributions that carry a backend description but are not accepted (for `doctor`: reads all RECORDs)."""
+    """Yield distributions with a backend description that are not accepted (for `doctor`: it reads all RECORDs)."""
     for distribution in distributions(path):
         if accepted(distribution, packages) or distribution.name in _FOREIGN:
             continue

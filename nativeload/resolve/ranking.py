@@ -5,10 +5,9 @@ One rule: pure. Files, host and config come in as data; the order is total and d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from nativeload import cpu_variants
 from nativeload.resolve.resolution import Accepted, Decision, LibraryFile, LibrarySet, Rejected, Source
+from nativeload.value import Value
 from nativeload.variant import GPU_BACKENDS, Backend
 
 TYPE_CHECKING = False
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
     from nativeload.resolve.bundle import Bundle
 
 
-@dataclass(frozen=True, slots=True)
-class Ranked:
+class Ranked(Value):
     """The sets of all bundles, best first, and a decision about every file that is in none of them."""
 
     sets: tuple[LibrarySet, ...]
@@ -104,7 +102,12 @@ def _gpus(
             decisions.append(_decision(bundle, file, Rejected(reason)))
         else:
             usable.append(file)
-    usable.sort(key=lambda file: (Backend(file.label) not in preferred(config), GPU_BACKENDS.index(Backend(file.label))))
+    usable.sort(
+        key=lambda file: (
+            Backend(file.label) not in preferred(config),
+            GPU_BACKENDS.index(Backend(file.label)),
+        )
+    )
     return [*usable, None]
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import enum
 import hashlib
 import os
-from dataclasses import dataclass, field
 
+from nativeload.value import Value
 from nativeload.variant import Backend, Platform, Variant
 
 TYPE_CHECKING = False
@@ -35,29 +35,25 @@ class Role(enum.StrEnum):
     CPU = "cpu"  # a ggml backend module; exactly one is loaded
 
 
-@dataclass(frozen=True, slots=True)
-class Accepted:
+class Accepted(Value):
     """The candidate can serve."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Rejected:
+class Rejected(Value):
     """The candidate cannot serve, and why."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Unknown:
+class Unknown(Value):
     """Whether the candidate can serve cannot be said from what is here, and why."""
 
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(Value):
     """One candidate, where it came from, and what was decided about it."""
 
     source: Source
@@ -79,8 +75,7 @@ class Decision:
         return f"{self.source}: {self.candidate}: {word}: {self.verdict.reason}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LibraryFile:
+class LibraryFile(Value, kw_only=True):
     """One file of a set.
 
     Attributes:
@@ -107,8 +102,7 @@ class LibraryFile:
         return os.path.basename(self.path)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LibrarySet:
+class LibrarySet(Value, kw_only=True):
     """The files one host needs, from one place: loaded all or not at all, in this order.
 
     Attributes:
@@ -162,15 +156,14 @@ class LibrarySet:
         return f"{self.origin} [{' + '.join(parts)}]" if parts else self.origin
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resolution:
+class Resolution(Value, kw_only=True):
     """The outcome of a resolution: the chosen set, if any, and the whole trace."""
 
     library: str
     chosen: LibrarySet | None
     decisions: tuple[Decision, ...]
     verified_by: str | None = None
-    shortfall: tuple[tuple[Backend, str], ...] = field(default=())
+    shortfall: tuple[tuple[Backend, str], ...] = ()
     """Preferred backends that the chosen set cannot serve, each with the reason."""
 
     @property
@@ -195,7 +188,8 @@ class Resolution:
             "verified": self.verified,
             "directory": chosen.directory if chosen else None,
             "files": [
-                {"name": file.name, "size": file.size, "sha256": file.sha256} for file in (chosen.files if chosen else ())
+                {"name": file.name, "size": file.size, "sha256": file.sha256}
+                for file in (chosen.files if chosen else ())
             ],
             "decisions": [decision.to_dict() for decision in self.decisions],
         }

@@ -158,9 +158,7 @@ NEWER = {
     "llama_version": "0.6.0-dev",
     "canaries": {"b10809": False, "b11549": True},
 }
-UNMEASURED: dict[str, Any] = dict.fromkeys(
-    ("model_written", "model_holes", "context_written", "context_holes")
-)
+UNMEASURED: dict[str, Any] = dict.fromkeys(("model_written", "model_holes", "context_written", "context_holes"))
 
 
 def test_comments_and_macros_are_dropped(declarations: str) -> None:
@@ -207,9 +205,7 @@ def test_declaration_is_kept(declarations: str, line: str) -> None:
     assert line in declarations.splitlines()
 
 
-@pytest.mark.parametrize(
-    "word", ["ggml_unwanted", "ggml_inline", "GGML_UNUSED", "GGML_PAD", "LLAMA_WORD", "LLAMA_H"]
-)
+@pytest.mark.parametrize("word", ["ggml_unwanted", "ggml_inline", "GGML_UNUSED", "GGML_PAD", "LLAMA_WORD", "LLAMA_H"])
 def test_what_llama_h_does_not_need_is_left_out(declarations: str, word: str) -> None:
     """Of ggml's headers only what llama.h and the device registry use is taken."""
     assert word not in declarations
@@ -362,22 +358,16 @@ def test_the_two_layouts_differ_in_one_field() -> None:
 
 def child(code: str, *arguments: str) -> str:
     """Run Python with the packages of this checkout and return what it prints."""
-    place = os.pathsep.join(
-        [str(Path(abi.__file__).parents[2]), str(Path(generate_layout.__file__).parents[1])]
-    )
+    place = os.pathsep.join([str(Path(abi.__file__).parents[2]), str(Path(generate_layout.__file__).parents[1])])
     command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(
-        command, check=False, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": place}
-    )
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": place})
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_choosing_needs_no_cffi() -> None:
     """The probe child measures and the parent decides without cffi or its parser."""
-    loaded = child(
-        "import sys; from nativeload_llama.abi import probe; probe.inspect([]); print(*sys.modules)"
-    ).split()
+    loaded = child("import sys; from nativeload_llama.abi import probe; probe.inspect([]); print(*sys.modules)").split()
     assert "nativeload_llama.abi._layout_b10809_expected" in loaded
     assert not {"cffi", "_cffi_backend", "pycparser", "nativeload_llama.abi._layout_b10809"} & set(loaded)
 
@@ -400,9 +390,7 @@ def binaries() -> Path:
 
 
 @pytest.fixture(scope="module", params=sorted(SDISTS))
-def real(
-    request: pytest.FixtureRequest, binaries: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[str, Path]:
+def real(request: pytest.FixtureRequest, binaries: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A layout's name and a folder with the upstream headers that it was generated from."""
     name = str(request.param)
     folder = tmp_path_factory.mktemp(name)
@@ -432,13 +420,9 @@ def compile_c(folder: Path, lines: list[str]) -> Path:
 
 @pytest.mark.real_bundle
 @pytest.mark.parametrize("name", sorted(SDISTS))
-def test_committed_files_are_what_upstream_says(
-    binaries: Path, name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_committed_files_are_what_upstream_says(binaries: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The tool writes the committed files again from the sdist that carries the headers."""
-    status = generate_layout.main(
-        ["--headers", str(binaries / "sdists" / SDISTS[name]), "--name", name, "--check"]
-    )
+    status = generate_layout.main(["--headers", str(binaries / "sdists" / SDISTS[name]), "--name", name, "--check"])
     assert status == 0, capsys.readouterr().out[:4000]
 
 
@@ -459,9 +443,7 @@ def test_a_c_compiler_agrees_on_the_params(real: tuple[str, Path]) -> None:
             numbers = f"offsetof(struct {struct}, {field}), sizeof({struct}_.{field})"
             lines.append(f'printf("{struct}.{field} %zu %zu\\n", {numbers});')
             wanted[f"{struct}.{field}"] = list(place)
-    printed = subprocess.run(
-        [str(compile_c(folder, [*lines, "}"]))], check=True, capture_output=True, text=True
-    ).stdout
+    printed = subprocess.run([str(compile_c(folder, [*lines, "}"]))], check=True, capture_output=True, text=True).stdout
     rows = [line.split() for line in printed.splitlines()]
     assert {row[0]: [int(number) for number in row[1:]] for row in rows} == wanted
 
@@ -473,9 +455,7 @@ def test_a_c_compiler_agrees_on_everything(real: tuple[str, Path]) -> None:
     text = (Path(generate_layout.OUT) / f"layout_{name}.h").read_text()
     ffi: Any = importlib.import_module(f"nativeload_llama.abi._layout_{name}").ffi
     # C11 accepts a second declaration of a function or a typedef only if it is the same.
-    lines = re.findall(
-        r"^(?!typedef struct _IO_FILE|struct \w+;|enum \w+ \{)[^ /#}{][^{}\n]*;$", text, re.MULTILINE
-    )
+    lines = re.findall(r"^(?!typedef struct _IO_FILE|struct \w+;|enum \w+ \{)[^ /#}{][^{}\n]*;$", text, re.MULTILINE)
     assert sum("(" in line for line in lines) > 250
     for define in re.findall(r"^#define (\w+) (-?\d+)$", text, re.MULTILINE):
         lines.append(f'_Static_assert({define[0]} == {define[1]}, "{define[0]}");')

@@ -36,18 +36,14 @@ CPU implementer\t: 0x41
 
 def test_the_first_processor_of_cpuinfo_tells_the_features() -> None:
     assert features.from_cpuinfo(CPUINFO_HASWELL.splitlines()) == HASWELL
-    assert features.from_cpuinfo(CPUINFO_GRAVITON3.splitlines()) == frozenset(
-        {"asimddp", "asimdhp", "i8mm", "sve"}
-    )
+    assert features.from_cpuinfo(CPUINFO_GRAVITON3.splitlines()) == frozenset({"asimddp", "asimdhp", "i8mm", "sve"})
 
 
 def test_a_later_processor_of_cpuinfo_changes_nothing() -> None:
     assert features.from_cpuinfo(["flags : avx", "flags : avx avx2"]) == frozenset({"avx"})
 
 
-@pytest.mark.parametrize(
-    "text", ["", "processor : 0", "flags", "flags without a colon", "\0\0\0", "vmx flags : avx"]
-)
+@pytest.mark.parametrize("text", ["", "processor : 0", "flags", "flags without a colon", "\0\0\0", "vmx flags : avx"])
 def test_cpuinfo_without_flags_is_no_answer(text: str) -> None:
     """None lets the next source answer; an empty set would settle on the baseline."""
     assert features.from_cpuinfo(text.splitlines()) is None
@@ -106,9 +102,7 @@ def test_the_capability_words_of_aarch64(hwcap: int, hwcap2: int, expected: set[
 
 def test_macos_names_of_intel_and_apple_processors() -> None:
     """A name that the kernel has with 0, or does not have, is a feature that is absent."""
-    intel = dict.fromkeys(
-        ("sse3", "supplementalsse3", "sse4_1", "sse4_2", "avx1_0", "f16c", "fma", "bmi1"), 1
-    )
+    intel = dict.fromkeys(("sse3", "supplementalsse3", "sse4_1", "sse4_2", "avx1_0", "f16c", "fma", "bmi1"), 1)
     intel |= {"avx2_0": 1, "bmi2": 1, "avx512f": 0}
     apple_m2 = {"arm.FEAT_FP16": 1, "arm.FEAT_DotProd": 1, "arm.FEAT_I8MM": 1, "arm.FEAT_SME": 0, "neon": 1}
 

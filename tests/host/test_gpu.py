@@ -100,7 +100,5 @@ def test_without_a_node_nothing_is_opened_and_no_driver_module_imported(tmp_path
         "modules = {f'nativeload.host.{name}' for name in names}\n"
         "assert not modules & set(sys.modules), sys.modules.keys()\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code], check=False, capture_output=True, text=True
-    )
+    run = subprocess.run([sys.executable, "-I", "-S", "-c", code], check=False, capture_output=True, text=True)
     assert (run.returncode, run.stdout, run.stderr) == (0, "(None, ())\n", "")

@@ -7,12 +7,12 @@ import statistics
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from nativeload.host import Cpu, Gpu, Host, Nvidia, cpu, gpu, libc, limits
+from nativeload.value import replace
 from nativeload.variant import Backend, Platform
 
 TYPE_CHECKING = False
@@ -56,9 +56,7 @@ def test_importing_it_imports_nothing_heavy() -> None:
         "from nativeload.host import Host; Host.detect(gpu=False)\n"
         f"heavy = (set(sys.modules) - before) & {HEAVY!r}; assert not heavy, heavy\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-I", "-S", "-c", code], check=False, capture_output=True, text=True
-    )
+    run = subprocess.run([sys.executable, "-I", "-S", "-c", code], check=False, capture_output=True, text=True)
     assert (run.returncode, run.stderr) == (0, "")
 
 
@@ -134,9 +132,7 @@ def test_the_fingerprint_changes_with_what_decides_a_probe() -> None:
 def test_the_fingerprint_ignores_what_decides_nothing() -> None:
     """It names cached verdicts, so it must not change between two starts on one machine."""
     host = Host.from_file(RECORDED / "two-nvidia.json")
-    same = replace(
-        host, memory=1, notes=(), page_size=65536, cpu=replace(host.cpu, brand=None, cores=1, source="x")
-    )
+    same = replace(host, memory=1, notes=(), page_size=65536, cpu=replace(host.cpu, brand=None, cores=1, source="x"))
     assert host.fingerprint == same.fingerprint
     assert Host.detect().fingerprint == Host.detect().fingerprint
 
@@ -149,8 +145,7 @@ def test_the_fingerprint_is_the_same_in_every_release() -> None:
 
 def test_why_there_is_no_device() -> None:
     haswell, apple, windows, two = (
-        Host.from_file(RECORDED / f"{name}.json")
-        for name in ("haswell", "apple-m1", "windows-haswell", "two-nvidia")
+        Host.from_file(RECORDED / f"{name}.json") for name in ("haswell", "apple-m1", "windows-haswell", "two-nvidia")
     )
     assert haswell.why_no(Backend.CUDA) == "no NVIDIA device node (/dev/nvidiactl)"
     assert windows.why_no("cuda") == "nvml.dll not found; nvcuda.dll not found"

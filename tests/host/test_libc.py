@@ -39,10 +39,7 @@ def test_musl_is_known_by_its_loader() -> None:
 
 
 def test_neither_glibc_nor_musl_is_other() -> None:
-    assert (
-        libc.from_maps("7f1e2a000000-7f1e2a014000 r--p 00000000 08:01 5678   /system/bin/linker64\n").name
-        == "other"
-    )
+    assert libc.from_maps("7f1e2a000000-7f1e2a014000 r--p 00000000 08:01 5678   /system/bin/linker64\n").name == "other"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a choice of C libraries")

@@ -52,9 +52,7 @@ def test_a_limit_of_a_parent_binds_its_children(tmp_path: Path) -> None:
 
 def test_version_1_inside_a_container(tmp_path: Path) -> None:
     """The path is the host's and absent here; the root of each mount is the container's own folder."""
-    own = (
-        "12:memory:/docker/0123abcd\n4:cpu,cpuacct:/docker/0123abcd\n1:name=systemd:/docker/0123abcd\n0::/\n"
-    )
+    own = "12:memory:/docker/0123abcd\n4:cpu,cpuacct:/docker/0123abcd\n1:name=systemd:/docker/0123abcd\n0::/\n"
     files = {
         "cpu/cpu.cfs_quota_us": "300000",
         "cpu/cpu.cfs_period_us": "100000",
@@ -95,9 +93,7 @@ def test_files_that_make_no_sense_are_no_limit(tmp_path: Path, files: dict[str, 
 
 def test_a_path_outside_the_mount_is_not_followed(tmp_path: Path) -> None:
     """A process moved out of its cgroup namespace sees ``/../other``."""
-    where = tree(
-        tmp_path, "0::/../other\n", {"../other/cpu.max": "100000 100000", "cpu.max": "200000 100000"}
-    )
+    where = tree(tmp_path, "0::/../other\n", {"../other/cpu.max": "100000 100000", "cpu.max": "200000 100000"})
     assert limits.cgroup_cores(*where) == 2
 
 
@@ -119,9 +115,7 @@ def test_affinity_counts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("quota", "cores"), [(0.5, 1), (1.5, 1), (2.0, 2), (64.0, 4)])
-def test_part_of_a_core_is_no_core_but_the_first(
-    monkeypatch: pytest.MonkeyPatch, quota: float, cores: int
-) -> None:
+def test_part_of_a_core_is_no_core_but_the_first(monkeypatch: pytest.MonkeyPatch, quota: float, cores: int) -> None:
     if sys.platform != "linux":
         pytest.skip("quotas are asked on Linux only")
     monkeypatch.setattr(limits, "cgroup_cores", lambda: quota)

@@ -66,9 +66,7 @@ def test_nvml_tells_the_driver_and_every_device(build: Build) -> None:
 )
 def test_only_visible_devices_count(build: Build, visible: str, expected: list[str]) -> None:
     """NVML ignores CUDA_VISIBLE_DEVICES, the CUDA backend does not."""
-    driver, names, notes = found(
-        build("nvml"), {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
-    )
+    driver, names, notes = found(build("nvml"), {"CUDA_VISIBLE_DEVICES": visible, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"})
     assert driver is not None
     assert driver.visible == visible
     assert names == expected

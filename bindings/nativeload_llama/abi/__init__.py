@@ -10,7 +10,7 @@ The declarations (``layout_<name>.h``), what cffi makes of them and the expected
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from nativeload.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +29,7 @@ _CALLED = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class Layout(Value, kw_only=True):
     """One state of llama.h, and how to tell it from the others.
 
     Attributes:
