@@ -175,6 +175,8 @@ def _note_failure(chosen: LibrarySet, verdict: Verdict, attempt: _Attempt) -> No
 
         hint = explain_missing(missing_libraries([file.path for file in chosen.files]))
         reason = f"{reason}; {hint}" if hint else reason
+    if verdict.status == "inconclusive":
+        hint = "Say how to start Python for the probe: with_python() or NATIVELOAD_PYTHON."
     if verdict.cached:
         reason += " (seen before; `nativeload doctor --probe-again` forgets it)"
     attempt.reject(chosen, LoadError(chosen.main.path, reason, hint=hint), reason)
@@ -238,13 +240,22 @@ def _hold_to_wishes(result: LoadedLibrary, found: Shortlist) -> None:
             raise BackendUnavailableError(backend, result.path, reason, resolution=result.resolution)
     lacking = [backend for backend in preferred(found.config) if backend not in have]
     if lacking and len(lacking) == len(preferred(found.config)):
-        import warnings
-
         why = dict(result.resolution.shortfall)
         reasons = "; ".join(f"{backend}: {why.get(backend) or _probe_reason(result, backend)}" for backend in lacking)
         text = f"{' and '.join(lacking)} preferred, but {result.chosen} runs on the CPU ({reasons})"
-        warnings.warn(text, PreferenceWarning, stacklevel=6)
+        _warn(text)
         log.emit(found.config.log_callback, "nativeload", log.WARNING, text)
+
+
+def _warn(text: str) -> None:
+    """Warn at the line of the program that called us."""
+    import sys
+    import warnings
+
+    depth = 1
+    while (sys._getframe(depth).f_globals.get("__name__") or "").partition(".")[0].startswith("nativeload"):  # noqa: SLF001
+        depth += 1
+    warnings.warn(text, PreferenceWarning, stacklevel=depth + 1)
 
 
 def _probe_reason(result: LoadedLibrary, backend: str) -> str:

@@ -15,6 +15,7 @@ import nativeload
 from nativeload.cli.options import config_of, library_argument, library_options
 from nativeload.cli.report import console, print_json, trace
 from nativeload.errors import LoadError, NativeLoadError
+from nativeload.value import Value
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,19 +36,43 @@ _RUNTIMES = ("libcu", "libnv", "libamdhip", "libroc", "libhip", "libvulkan")
 @library_options
 def command(library: str, *, as_json: bool, probe_again: bool, **said: Any) -> None:
     """Say what this machine has, load the library, and name what is missing. Exit status 1: it does not load."""
-    from nativeload.host import Host
-
     config = config_of(library, said).settled()
     if probe_again:
         _forget(config)
-    host = Host.detect(brand=True)
-    loaded, resolution, error, notes = _load(config)
-    findings = _findings(config, resolution)
+    findings = _examine(config)
     if as_json:
-        print_json(_report(host, loaded, resolution, error, notes, findings))
+        print_json(_report(findings))
     else:
-        _print(host, loaded, resolution, error, notes, findings)
-    sys.exit(0 if loaded else 1)
+        _print(findings)
+    sys.exit(0 if findings.loaded else 1)
+
+
+class _Findings(Value, kw_only=True):
+    """What the examination found; ``error`` is why the library does not load."""
+
+    host: Host
+    loaded: LoadedLibrary | None
+    resolution: Resolution | None
+    error: str | None
+    warnings: tuple[str, ...]
+    wants: list[dict[str, Any]]
+    packages: list[dict[str, Any]]
+
+
+def _examine(config: NativeLibraryConfig) -> _Findings:
+    from nativeload.host import Host
+    from nativeload.resolve.installed import unaccepted
+
+    loaded, resolution, error, notes = _load(config)
+    return _Findings(
+        host=Host.detect(brand=True),
+        loaded=loaded,
+        resolution=resolution,
+        error=error,
+        warnings=tuple(notes),
+        wants=[item for path in _files(config, resolution) for item in _wants(path)],
+        packages=[decision.to_dict() for decision in unaccepted(config.packages or ())],
+    )
 
 
 def _forget(config: NativeLibraryConfig) -> None:
@@ -73,17 +98,6 @@ def _load(
         except NativeLoadError as error:
             return None, getattr(error, "resolution", None), str(error), []
     return loaded, loaded.resolution, None, [str(item.message) for item in caught]
-
-
-def _findings(config: NativeLibraryConfig, resolution: Resolution | None) -> dict[str, Any]:
-    """Read what the library files want (on Linux), and which installed packages are not accepted."""
-    from nativeload.resolve.installed import unaccepted
-
-    rejected = [decision.to_dict() for decision in unaccepted(config.packages or ())]
-    wants: list[dict[str, Any]] = []
-    for path in _files(config, resolution):
-        wants.extend(_wants(path))
-    return {"packages": rejected, "wants": wants}
 
 
 def _files(config: NativeLibraryConfig, resolution: Resolution | None) -> list[str]:
@@ -117,25 +131,18 @@ def _wants(path: str) -> list[dict[str, Any]]:
     return found
 
 
-def _report(
-    host: Host,
-    loaded: LoadedLibrary | None,
-    resolution: Resolution | None,
-    error: str | None,
-    notes: list[str],
-    findings: dict[str, Any],
-) -> dict[str, Any]:
+def _report(findings: _Findings) -> dict[str, Any]:
     return {
         "nativeload": nativeload.__version__,
         "python": sys.version.split()[0],
-        "host": host.to_dict(),
-        "resolution": resolution.to_dict() if resolution else None,
-        "loaded": _loaded(loaded) if loaded else None,
-        "error": error,
-        "warnings": notes,
-        "missing": [item for item in findings["wants"] if item["found"] is None],
-        "wants": findings["wants"],
-        "packages": findings["packages"],
+        "host": findings.host.to_dict(),
+        "resolution": findings.resolution.to_dict() if findings.resolution else None,
+        "loaded": _loaded(findings.loaded) if findings.loaded else None,
+        "error": findings.error,
+        "warnings": list(findings.warnings),
+        "missing": [item for item in findings.wants if item["found"] is None],
+        "wants": findings.wants,
+        "packages": findings.packages,
     }
 
 
@@ -144,26 +151,19 @@ def _loaded(loaded: LoadedLibrary) -> dict[str, Any]:
     return {"path": loaded.path, "devices": [device.to_dict() for device in loaded.devices], **facts}
 
 
-def _print(
-    host: Host,
-    loaded: LoadedLibrary | None,
-    resolution: Resolution | None,
-    error: str | None,
-    notes: list[str],
-    findings: dict[str, Any],
-) -> None:
+def _print(findings: _Findings) -> None:
     out = console()
-    _print_host(out, host)
-    if resolution:
+    _print_host(out, findings.host)
+    if findings.resolution:
         out.print("\n[bold]resolution[/bold]")
-        out.print(trace(resolution))
-    _print_wants(out, findings["wants"])
-    for item in findings["packages"]:
+        out.print(trace(findings.resolution))
+    _print_wants(out, findings.wants)
+    for item in findings.packages:
         out.print(escape(f"package {item['candidate']}: {item['reason']}"), soft_wrap=True)
-    for note in notes:
+    for note in findings.warnings:
         out.print(f"[yellow]warning[/yellow] {escape(note)}", soft_wrap=True)
-    if loaded:
-        words = _loaded(loaded)
+    if findings.loaded:
+        words = _loaded(findings.loaded)
         out.print(f"\n[bold]loaded[/bold] {escape(words['path'])}", soft_wrap=True)
         out.print(
             escape(f"  llama.cpp {words['llama_version']}, ggml {words['ggml_version']} ({words['ggml_commit']})")
@@ -172,8 +172,8 @@ def _print(
             out.print(
                 escape(f"  device {device['name']}: {device['description']} ({device['backend']}, {device['kind']})")
             )
-    if error:
-        out.print(f"\n[red]does not load[/red] {escape(error)}", soft_wrap=True)
+    if findings.error:
+        out.print(f"\n[red]does not load[/red] {escape(findings.error)}", soft_wrap=True)
 
 
 def _print_host(out: Console, host: Host) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
+
+from nativeload.errors import PreferenceWarning
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,9 +86,8 @@ def spoken_warnings() -> Iterator[None]:
     """Say our warnings in one line on stderr instead of with a file and a line number."""
     import warnings
 
-    def show(message: Warning | str, *_: Any) -> None:
-        click.echo(f"warning: {message}", err=True)
-
-    with warnings.catch_warnings():
-        warnings.showwarning = show  # type: ignore[assignment] - the rest of the signature is not used
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PreferenceWarning)
         yield
+    for item in caught:
+        click.echo(f"warning: {item.message}", err=True)
