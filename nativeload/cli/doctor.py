@@ -165,9 +165,9 @@ def _print(findings: _Findings) -> None:
     if findings.loaded:
         words = _loaded(findings.loaded)
         out.print(f"\n[bold]loaded[/bold] {escape(words['path'])}", soft_wrap=True)
-        out.print(
-            escape(f"  llama.cpp {words['llama_version']}, ggml {words['ggml_version']} ({words['ggml_commit']})")
-        )
+        if findings.loaded.facts:
+            said = f"llama.cpp {words['llama_version']}, ggml {words['ggml_version']} ({words['ggml_commit']})"
+            out.print(escape(f"  {said}"))
         for device in words["devices"]:
             out.print(
                 escape(f"  device {device['name']}: {device['description']} ({device['backend']}, {device['kind']})")
