@@ -1,6 +1,6 @@
 """Which libraries does a file want, which of them are missing on this host, and what brings them?
 
-One rule: files are read as bytes by pure Python; nothing is opened by the dynamic loader, no program runs.
+One rule: the answer is what ld.so would find, given without it: no file is opened by the loader, no program runs.
 """
 
 from __future__ import annotations
@@ -9,26 +9,17 @@ import contextlib
 import glob
 import os
 import re
-import stat
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any, BinaryIO
 
+from nativeload.elf import ElfFacts, read_elf
 from nativeload.errors import LoadError
+from nativeload.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-# A hostile file may claim anything. Real ones stay far below: 40 dynamic tags, 15 segments, 30 versions.
-_MOST_SEGMENTS, _MOST_TAGS, _MOST_VERSIONS, _MOST_NAMES, _LONGEST_TEXT = 256, 4096, 4096, 256, 16384
 _MOST_FILES = 512  # the closure of a CUDA build of PyTorch is about 60 files
-
-_MACHINES = {  # pyelftools' name, word size, byte order -> the word used here
-    ("EM_X86_64", 64, True): "x86_64",
-    ("EM_AARCH64", 64, True): "aarch64",
-    ("EM_386", 32, True): "i386",
-}
 _LD_SO_CONF, _MAPS = "/etc/ld.so.conf", "/proc/self/maps"
 
 # NVIDIA's wheels carry their CUDA major in the name up to 12; from 13 the plain name is the package and the
@@ -51,33 +42,7 @@ _PACKAGES = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ElfFacts:
-    """What the dynamic section of one ELF file says.
-
-    Attributes:
-        path: the file, as it was given.
-        soname: the name it is known by once loaded, or None.
-        needed: the names it wants, in its order.
-        runpath: the directories it names (DT_RUNPATH, else DT_RPATH), ``$ORIGIN`` expanded, empty ones ``.``.
-        inherited: whether ``runpath`` is a DT_RPATH, which the libraries it wants search as well.
-        machine: ``x86_64``, ``aarch64``, ``i386``, or pyelftools' word with word size and byte order.
-        glibc: the highest ``GLIBC_x.y`` symbol version it wants, such as ``2.28``, or None.
-        glibcxx: the highest ``GLIBCXX_x.y.z`` it wants, or None.
-    """
-
-    path: str
-    soname: str | None
-    needed: tuple[str, ...]
-    runpath: tuple[str, ...]
-    inherited: bool = False
-    machine: str
-    glibc: str | None
-    glibcxx: str | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Missing:
+class Missing(Value, kw_only=True):
     """One library that a file wants and this host does not have.
 
     Attributes:
@@ -93,178 +58,14 @@ class Missing:
     package: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Image:
-    """An open ELF file, read at checked offsets only."""
-
-    stream: BinaryIO
-    structs: Any
-    size: int
-    loads: tuple[tuple[int, int, int], ...]  # address, offset, length of each PT_LOAD
-
-    def parse(self, struct: Any, offset: int) -> Any:
-        from elftools.common.utils import struct_parse
-
-        if offset + struct.sizeof() > self.size:
-            raise _DamagedError("truncated: a table lies beyond its end")
-        return struct_parse(struct, self.stream, stream_pos=offset)
-
-    def offset(self, address: int) -> int:
-        for start, offset, length in self.loads:
-            if start <= address < start + length:
-                return offset + address - start
-        raise _DamagedError("damaged: a table lies outside the loaded segments")
-
-    def text(self, offset: int) -> str:
-        self.stream.seek(min(offset, self.size))
-        raw, end, _ = self.stream.read(_LONGEST_TEXT).partition(b"\0")
-        if not end:
-            raise _DamagedError("truncated or damaged: a name has no end")
-        return raw.decode("utf-8", "backslashreplace")
-
-
-class _DamagedError(Exception):
-    """The file's tables contradict each other or its size."""
-
-
-def read_elf(path: str | os.PathLike[str]) -> ElfFacts:
-    """What does this file want? Only headers and the dynamic section are read, whatever the file's size.
-
-    As ld.so does, program headers alone are trusted; a file without section headers reads the same.
-
-    Raises:
-        LoadError: it is not an ELF file, it is truncated or damaged, or it cannot be opened.
-    """
-    text = os.fspath(path)
-    # Without O_NONBLOCK a FIFO in the place of a library would wait for its writer for ever.
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    try:
-        with open(text, "rb", opener=lambda name, _: os.open(name, flags)) as stream:
-            return _read_stream(text, stream)
-    except _DamagedError as e:
-        raise LoadError(text, str(e)) from e
-    except OSError as e:
-        raise LoadError(text, e.strerror or str(e)) from e
-    except ImportError:  # no fault of the file
-        raise
-    except Exception as e:  # pyelftools promises no closed list of what a broken file makes it raise
-        raise LoadError(text, f"truncated or damaged ELF file ({type(e).__name__})") from e
-
-
-def _read_stream(path: str, stream: BinaryIO) -> ElfFacts:
-    """What do the program headers lead to? Every offset is compared with the file's size first."""
-    from elftools.elf.elffile import ELFFile
-
-    status = os.fstat(stream.fileno())
-    if not stat.S_ISREG(status.st_mode):
-        raise _DamagedError("not a regular file")
-    if stream.read(4) != b"\x7fELF":
-        raise _DamagedError("not an ELF file" if status.st_size else "not an ELF file: it is empty")
-    elf: Any = ELFFile(stream)
-    key = (elf["e_machine"], elf.elfclass, elf.little_endian)
-    word = f"{key[0]}-{elf.elfclass}{'le' if elf.little_endian else 'be'}"
-    image, dynamic = _segments(_Image(stream, elf.structs, status.st_size, ()), elf.header)
-    tags = list(_tags(image, dynamic))
-    strings = next((image.offset(value) for tag, value in tags if tag == "DT_STRTAB"), image.size)
-    soname, needed, rpath, runpath = (
-        [image.text(strings + value) for tag, value in tags if tag == f"DT_{word}"]
-        for word in ("SONAME", "NEEDED", "RPATH", "RUNPATH")
-    )
-    versions = list(_versions(image, dict(tags), strings))
-    return ElfFacts(
-        path=path,
-        soname=soname[-1] if soname else None,  # of a tag given twice, ld.so keeps the last
-        needed=_bounded(filter(None, needed)),
-        runpath=_bounded(_expanded((runpath or rpath)[-1:], path)),
-        inherited=bool(rpath) and not runpath,
-        machine=_MACHINES.get(key) or word.lower().removeprefix("em_"),
-        glibc=_highest(versions, "GLIBC_"),
-        glibcxx=_highest(versions, "GLIBCXX_"),
-    )
-
-
-def _segments(image: _Image, header: Any) -> tuple[_Image, tuple[int, int] | None]:
-    """Where are the loaded bytes and the dynamic section? One beyond the end means a cut file."""
-    if header["e_phnum"] > _MOST_SEGMENTS:
-        raise _DamagedError(f"damaged: it claims {header['e_phnum']} segments")
-    loads: list[tuple[int, int, int]] = []
-    dynamic = None
-    for index in range(header["e_phnum"]):
-        segment = image.parse(image.structs.Elf_Phdr, header["e_phoff"] + index * header["e_phentsize"])
-        if segment["p_type"] not in ("PT_LOAD", "PT_DYNAMIC"):
-            continue
-        if segment["p_offset"] + segment["p_filesz"] > image.size:
-            raise _DamagedError("truncated: a segment lies beyond its end")
-        if segment["p_type"] == "PT_LOAD":
-            loads.append((segment["p_vaddr"], segment["p_offset"], segment["p_filesz"]))
-        else:
-            dynamic = (segment["p_offset"], segment["p_filesz"])
-    return _Image(image.stream, image.structs, image.size, tuple(loads)), dynamic
-
-
-def _tags(image: _Image, dynamic: tuple[int, int] | None) -> Iterator[tuple[Any, int]]:
-    """Which entries has the dynamic section, up to its DT_NULL? A file without one has none."""
-    start, length = dynamic or (0, 0)
-    step = image.structs.Elf_Dyn.sizeof()
-    if length // step > _MOST_TAGS:
-        raise _DamagedError("damaged: the dynamic section is too long")
-    for index in range(length // step):
-        entry = image.parse(image.structs.Elf_Dyn, start + index * step)
-        if entry["d_tag"] == "DT_NULL":
-            return
-        yield entry["d_tag"], entry["d_val"]
-
-
-def _versions(image: _Image, tags: dict[Any, int], strings: int) -> Iterator[str]:
-    """Which symbol versions are wanted? Offsets link the lists, so the steps are bounded."""
-    if "DT_VERNEED" not in tags:
-        return
-    at, left = image.offset(tags["DT_VERNEED"]), _MOST_VERSIONS
-    for _ in range(min(tags.get("DT_VERNEEDNUM", 0), _MOST_TAGS)):
-        need = image.parse(image.structs.Elf_Verneed, at)
-        aux = at + need["vn_aux"]
-        for _ in range(need["vn_cnt"]):
-            left -= 1
-            if left < 0:
-                raise _DamagedError("damaged: it wants too many symbol versions")
-            entry = image.parse(image.structs.Elf_Vernaux, aux)
-            yield image.text(strings + entry["vna_name"])
-            aux += entry["vna_next"]
-        if not need["vn_next"]:
-            return
-        at += need["vn_next"]
-
-
-def _expanded(runpaths: Iterable[str], path: str) -> list[str]:
-    """Which directories does a run path name? ``$ORIGIN`` is the file's own, an empty one the current."""
-    origin = os.path.dirname(os.path.abspath(path))
-    entries = [entry for runpath in runpaths for entry in runpath.split(":")]
-    return [re.sub(r"\$(ORIGIN\b|\{ORIGIN\})", lambda _: origin, entry) or os.curdir for entry in entries]
-
-
-def _bounded(names: Iterable[str]) -> tuple[str, ...]:
-    """Are these few enough to look for each, directory by directory? Repeated ones count once."""
-    found = tuple(dict.fromkeys(names))
-    if len(found) > _MOST_NAMES:
-        raise _DamagedError(f"damaged: it names {len(found)} libraries or directories")
-    return found
-
-
-def _highest(versions: Iterable[str], prefix: str) -> str | None:
-    """Which is the highest numbered version with this prefix? Compared as numbers; GLIBC_PRIVATE is none."""
-    found = [v.removeprefix(prefix) for v in versions if re.fullmatch(prefix + r"[0-9]{1,6}(\.[0-9]{1,6})*", v)]
-    return max(found, key=lambda v: [int(part) for part in v.split(".")], default=None)
-
-
-@dataclass(slots=True)
 class _Search:
     """Where does this host keep libraries? Its directories and files are looked at once per question."""
 
-    env: Mapping[str, str]
-    system: Sequence[str] | None
-    mapped: dict[str, str] = field(default_factory=lambda: {os.path.basename(p): p for p in _mapped_files()})
-    configured: tuple[str, ...] = field(default_factory=lambda: tuple(_conf_directories(_LD_SO_CONF, set())))
-    facts: dict[str, ElfFacts | None] = field(default_factory=dict)
+    def __init__(self, env: Mapping[str, str], system: Sequence[str] | None) -> None:
+        self.env, self.system = env, system
+        self.mapped = {os.path.basename(path): path for path in _mapped_files()}
+        self.configured = tuple(_conf_directories(_LD_SO_CONF, set()))
+        self.facts: dict[str, ElfFacts | None] = {}
 
     def directories(self, machine: str) -> Iterator[str]:
         """Yield the user's and the system's directories, in the order of ld.so."""

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nativeload import needs
+from nativeload.elf import read_elf
 from nativeload.errors import LoadError
-from nativeload.needs import Missing, explain_missing, find_library, missing_libraries, package_of, read_elf
+from nativeload.needs import Missing, explain_missing, find_library, missing_libraries, package_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

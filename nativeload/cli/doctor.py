@@ -112,7 +112,8 @@ def _files(config: NativeLibraryConfig, resolution: Resolution | None) -> list[s
 
 def _wants(path: str) -> list[dict[str, Any]]:
     """Return what one file wants from outside its directory, and where it was found."""
-    from nativeload.needs import find_library, missing_libraries, package_of, read_elf
+    from nativeload.elf import read_elf
+    from nativeload.needs import find_library, missing_libraries, package_of
 
     try:
         facts = read_elf(path)
