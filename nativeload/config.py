@@ -252,7 +252,8 @@ class NativeLibraryConfig(Value):
     def plan(self, host: Host | None = None) -> Resolution:
         """Say what would be used on a host (default: this one): no network, no dlopen, no child process.
 
-        For another host than this one, what is installed here does not count.
+        A host of another platform cannot use what is installed here; one of this platform is taken to have the same
+        packages.
 
         Raises:
             IntegrityError: a file on this machine is not the one it should be.

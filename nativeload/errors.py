@@ -124,6 +124,8 @@ class LoadError(NativeLoadError):
 class UnknownLayoutError(LoadError):
     """The binary was compiled with a llama.h that these bindings do not know."""
 
+    hint = "Use a build of a known layout (pip install 'nativeload[cpu]' brings one), or a newer nativeload."
+
 
 class BackendUnavailableError(LoadError):
     """A backend that was required registered no device.

@@ -24,7 +24,7 @@ from nativeload.probe import Check, Verdict, probe
 from nativeload.resolve import Shortlist, check_required, conclude, missing, shortlist, verify
 from nativeload.resolve.ranking import preferred, required
 from nativeload.resolve.resolution import Decision, LibrarySet, Rejected, Resolution, Source
-from nativeload.value import Value
+from nativeload.value import Value, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,10 +135,30 @@ def _first(found: Shortlist, check: Check | None) -> LoadedLibrary:
     for candidate in sets:
         chosen = verify(candidate, found.cache)
         verdict = _probed(chosen, found, check, attempt)
-        if verdict is None:
-            continue
-        return _open(chosen, verdict, found, attempt)
+        if verdict is None and (helped := _with_runtime(chosen, attempt)):
+            chosen = verify(helped, found.cache)
+            verdict = _probed(chosen, found, check, attempt)
+        if verdict is not None:
+            return _open(chosen, verdict, found, attempt)
     raise _failure(found, attempt)
+
+
+_RUNTIMES = ("libgomp.so.1",)
+"""Libraries of the system that a set may want, and that an installed wheel may bring under that very SONAME."""
+
+
+def _with_runtime(chosen: LibrarySet, attempt: _Attempt) -> LibrarySet | None:
+    """Put the runtime that the probe missed before a set, if an installed wheel brings it; else None."""
+    reason = str(attempt.errors[-1].args[0])
+    wanted = next((name for name in _RUNTIMES if f"{name}: cannot open shared object file" in reason), None)
+    if wanted is None or any(file.label == wanted for file in chosen.files):
+        return None
+    from nativeload.resolve.installed import bundled
+
+    for file in bundled(wanted):
+        attempt.broken.clear()  # what failed for want of it may be opened now
+        return replace(chosen, files=(file, *chosen.files))
+    return None
 
 
 def _probed(chosen: LibrarySet, found: Shortlist, check: Check | None, attempt: _Attempt) -> Verdict | None:

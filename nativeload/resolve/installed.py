@@ -217,6 +217,29 @@ def _own(distribution: Distribution, platform: Platform) -> Bundle | Decision:
     return replace(described.bundle(path), origin=str(distribution))
 
 
+def bundled(soname: str, *, path: Sequence[str] | None = None) -> Iterator[LibraryFile]:
+    """Yield copies of a system library that installed distributions bring, vouched for by their RECORD.
+
+    Only a file with that very SONAME helps: the loader knows it by no other name, and auditwheel renames most of them.
+    """
+    from nativeload.elf import read_elf
+
+    for distribution in distributions(path):
+        try:
+            hashes = record(distribution)
+        except OSError:
+            continue
+        for name, digest in hashes.items():
+            file = os.path.join(distribution.root, name)
+            if os.path.basename(name).startswith(soname.partition(".so")[0]) and ".so" in name:
+                try:
+                    found = read_elf(file).soname == soname
+                except LoadError:
+                    continue
+                if found:
+                    yield LibraryFile(path=file, role=Role.RUNTIME, label=soname, declared=digest)
+
+
 def unaccepted(packages: Sequence[str] = (), *, path: Sequence[str] | None = None) -> Iterator[Decision]:
     """Yield distributions with a backend description that are not accepted (for `doctor`: it reads all RECORDs)."""
     for distribution in distributions(path):
