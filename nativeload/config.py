@@ -9,7 +9,6 @@ import os
 import sys
 
 from nativeload import settings
-from nativeload.cpu_variants import check_ceiling
 from nativeload.errors import ConfigError, DownloadUnavailableError
 from nativeload.value import Value, replace
 from nativeload.variant import Backend
@@ -62,6 +61,7 @@ class NativeLibraryConfig(Value):
         proxy: the proxy for downloads.
         timeout: seconds a download may stall.
         offline: whether every download is forbidden, whatever else was said.
+        fixed: whether the environment and the config file were read already (`from_env`).
         selecting_policy: reorders or drops the candidates of all sources.
         log_callback: receives (logging level, line) of the loader and of the native library.
     """
@@ -87,10 +87,14 @@ class NativeLibraryConfig(Value):
     offline: bool | None = None
     selecting_policy: SelectingPolicy | None = None
     log_callback: LogCallback | None = None
+    fixed: bool = False
 
     def __post_init__(self) -> None:
         if self.library not in LIBRARIES:
             raise ConfigError("library", f"{self.library!r} is none of {', '.join(LIBRARIES)}")
+        for name, reader in settings.FIELDS.items():
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, reader(value))
 
     # -- values ---------------------------------------------------------------------------------------------------
 
@@ -106,9 +110,7 @@ class NativeLibraryConfig(Value):
         """
         if path is None:
             return replace(self, path=None, sha256=None)
-        return replace(
-            self, path=settings.path_word(str(path)), sha256=settings.digest_word(sha256) if sha256 else None
-        )
+        return replace(self, path=os.fspath(path), sha256=sha256)
 
     def with_cuda(self, want: Want = True) -> NativeLibraryConfig:
         """Prefer CUDA (True), forbid it (False), insist on it (``"require"``), or prefer one CUDA major (12, 13)."""
@@ -127,7 +129,6 @@ class NativeLibraryConfig(Value):
         return self._with_backend(Backend.ROCM, want)
 
     def _with_backend(self, backend: Backend, want: Want) -> NativeLibraryConfig:
-        settings.check_want(backend, want)
         others = tuple(pair for pair in self.wants or () if pair[0] is not backend)
         return replace(self, wants=(*others, (backend, want)))
 
@@ -137,7 +138,7 @@ class NativeLibraryConfig(Value):
         Raises:
             ConfigError: the word is none of these.
         """
-        return replace(self, cpu=None if level is None else check_ceiling(level))
+        return replace(self, cpu=level)
 
     def with_auto_fallback(self, enable: bool = True) -> NativeLibraryConfig:
         """Let a lesser set of the same source serve where the best one cannot; False makes the first one final."""
@@ -153,7 +154,9 @@ class NativeLibraryConfig(Value):
 
     def with_search_directories(self, directories: Iterable[str | Path]) -> NativeLibraryConfig:
         """Look in these directories too, before the installed packages, in this order."""
-        words = tuple(settings.path_word(str(directory)) for directory in directories)
+        if isinstance(directories, str):
+            raise ConfigError("search_directories", "a list of directories is wanted, and this is one string")
+        words = tuple(os.fspath(directory) for directory in directories)
         return replace(self, search_directories=(*(self.search_directories or ()), *words))
 
     def with_backend_package(self, name: str) -> NativeLibraryConfig:
@@ -162,7 +165,7 @@ class NativeLibraryConfig(Value):
         Raises:
             ConfigError: the name is no distribution name.
         """
-        return replace(self, packages=(*(self.packages or ()), settings.package_word(name)))
+        return replace(self, packages=(*(self.packages or ()), name))
 
     def with_pin(self, pin: str, *, repo: str | None = None, commit: str | None = None) -> NativeLibraryConfig:
         """Let only sets of this manifest serve: ``<build>@sha256:<digest of the manifest>``.
@@ -172,9 +175,9 @@ class NativeLibraryConfig(Value):
         """
         return replace(
             self,
-            pin=settings.pin_word(pin),
+            pin=pin,
             repo=repo or self.repo,
-            commit=settings.commit_word(commit) if commit else self.commit,
+            commit=self.commit if commit is None else commit,
         )
 
     def with_selecting_policy(self, policy: SelectingPolicy | None) -> NativeLibraryConfig:
@@ -187,7 +190,7 @@ class NativeLibraryConfig(Value):
 
     def with_cache_dir(self, directory: str | Path | None) -> NativeLibraryConfig:
         """Keep receipts and verdicts in this directory instead of ``~/.llama-py``."""
-        return replace(self, cache_dir=None if directory is None else settings.path_word(str(directory)))
+        return replace(self, cache_dir=None if directory is None else os.fspath(directory))
 
     def with_python(self, command: str | None) -> NativeLibraryConfig:
         """Start the probe's Python with this command, split like a shell line."""
@@ -212,6 +215,10 @@ class NativeLibraryConfig(Value):
             timeout=self.timeout if timeout is None else timeout,
         )
 
+    def with_offline(self, enable: bool = True) -> NativeLibraryConfig:
+        """Forbid every download, whatever else is said."""
+        return replace(self, offline=enable)
+
     @classmethod
     def from_env(cls, library: str = "llama") -> NativeLibraryConfig:
         """Return a config with everything the environment and the user's config file say, fixed at this moment.
@@ -219,7 +226,7 @@ class NativeLibraryConfig(Value):
         Raises:
             ConfigError: a variable or a key of the file has a value it cannot have.
         """
-        return cls(library).settled()
+        return replace(cls(library).settled(), fixed=True)
 
     @classmethod
     def all(cls, *libraries: str) -> NativeLibraryConfigs:
@@ -232,6 +239,8 @@ class NativeLibraryConfig(Value):
         Raises:
             ConfigError: a variable or a key of the file has a value it cannot have.
         """
+        if self.fixed:
+            return self
         said: dict[str, Any] = settings.read(os.environ)
         fresh = {name: value for name, value in said.items() if getattr(self, name) is None}
         if self.path is not None:  # an argument's path is never checked against the environment's digest

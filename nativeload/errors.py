@@ -26,9 +26,19 @@ class NativeLoadError(Exception):
         if hint:
             self.hint = hint
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle by args and attributes: the constructors take other arguments than `Exception` keeps."""
+        return _unpickled, (type(self), self.args, self.__dict__)
+
     def __str__(self) -> str:
         text = str(self.args[0]) if self.args else ""
         return f"{text}\n{self.hint}" if self.hint else text
+
+
+def _unpickled(kind: type[NativeLoadError], args: tuple[object, ...], state: dict[str, object]) -> NativeLoadError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigError(NativeLoadError, ValueError):
@@ -120,6 +130,10 @@ class LoadError(NativeLoadError):
         super().__init__(f"{path}: {reason}", hint=hint)
         self.path, self.reason, self.resolution = str(path), reason, resolution
 
+    def __str__(self) -> str:
+        trace = self.resolution.explain() if self.resolution else ""
+        return "\n".join(part for part in (str(self.args[0]), trace, self.hint) if part)
+
 
 class UnknownLayoutError(LoadError):
     """The binary was compiled with a llama.h that these bindings do not know."""
@@ -181,6 +195,10 @@ class ForkError(NativeLoadError):
     def __init__(self, library: str) -> None:
         super().__init__(f"{library} was loaded before fork(): its threads and locks did not survive")
         self.library = library
+
+
+class UnsafeCacheWarning(UserWarning):
+    """The default cache directory is not safe, and nothing is kept between runs."""
 
 
 class PreferenceWarning(UserWarning):

@@ -10,10 +10,13 @@ import _thread
 import os
 
 from nativeload import log
+from nativeload.cache import Stamp
 from nativeload.errors import (
     AlreadyLoadedError,
     BackendUnavailableError,
+    ConfigError,
     ForkError,
+    IntegrityError,
     LoadError,
     NativeLoadError,
     PreferenceWarning,
@@ -21,7 +24,8 @@ from nativeload.errors import (
 )
 from nativeload.opening import Device, devices, open_set
 from nativeload.probe import Check, Verdict, probe
-from nativeload.resolve import Shortlist, check_required, conclude, missing, shortlist, verify
+from nativeload.resolve import Shortlist, conclude, first_whole, missing, shortlist, verify
+from nativeload.resolve.bundle import stem_of
 from nativeload.resolve.ranking import preferred, required
 from nativeload.resolve.resolution import Decision, LibrarySet, Rejected, Resolution, Source
 from nativeload.value import Value, replace
@@ -29,11 +33,13 @@ from nativeload.value import Value, replace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ctypes
+    from collections.abc import Iterator
     from typing import Any
 
     from nativeload.config import NativeLibraryConfig
 
 _lock = _thread.allocate_lock()
+_owner = 0  # the thread that holds it: a callback of load() must not call load()
 _loaded: dict[str, LoadedLibrary] = {}
 
 
@@ -44,19 +50,19 @@ class LoadedLibrary(Value, kw_only=True, eq=False):
         library: ``llama``, ``whisper`` or ``ggml``.
         resolution: what was chosen, why, and why not the rest.
         devices: the compute devices that ggml registered.
-        facts: what the binding's check found out in the probe.
-        handles: the opened files, the library last.
+        handles: the opened files; the library itself is the last core file's.
         config: the settled config it was loaded with.
         pid: the process that loaded it.
+        verdicts: what the probe said, by the check that asked.
     """
 
     library: str
     resolution: Resolution
     devices: tuple[Device, ...]
-    facts: dict[str, Any]
     handles: tuple[ctypes.CDLL, ...]
     config: NativeLibraryConfig
     pid: int
+    verdicts: dict[str, Verdict]
 
     def __repr__(self) -> str:
         return f"<LoadedLibrary {self.library} from {self.path}>"
@@ -73,6 +79,11 @@ class LoadedLibrary(Value, kw_only=True, eq=False):
     def path(self) -> str:
         """The path of the library itself."""
         return self.chosen.main.path
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the bindings' checks found out in the probe; empty where none asked."""
+        return {key: value for verdict in self.verdicts.values() for key, value in verdict.facts.items()}
 
     def check_process(self) -> None:
         """Refuse to be used in a forked child of the process that loaded it.
@@ -96,19 +107,26 @@ def load(config: NativeLibraryConfig, check: Check | None = None) -> LoadedLibra
         config: what is wanted.
         check: what a binding must know of the library before it is used.
     """
+    global _owner  # noqa: PLW0603 - belongs to the lock
+    if _owner == _thread.get_ident():
+        raise ConfigError("load", "called from a callback of load(): a selecting policy or log callback cannot load")
     with _lock:
-        settled = config.settled()
-        present = _loaded.get(config.library)
-        if present is not None:
-            present.check_process()
-            if present.config == settled and (check is None or present.facts):
-                return present
-        found = shortlist(settled)
-        if present is not None:
-            return _again(present, found, check)
-        result = _first(found, check)
-        _loaded[config.library] = result
-        return result
+        _owner = _thread.get_ident()
+        try:
+            return _load(config.settled(), check)
+        finally:
+            _owner = 0
+
+
+def _load(config: NativeLibraryConfig, check: Check | None) -> LoadedLibrary:
+    present = _loaded.get(config.library)
+    name = check.function if check else ""
+    if present is not None:
+        present.check_process()
+        if present.config == config and (check is None or name in present.verdicts):
+            return present
+    found = shortlist(config)
+    return _first(found, check) if present is None else _again(present, found, check)
 
 
 class _Attempt:
@@ -116,31 +134,44 @@ class _Attempt:
 
     def __init__(self) -> None:
         self.decisions: list[Decision] = []
-        self.errors: list[NativeLoadError] = []
+        self.errors: list[LoadError] = []
         self.broken: dict[str, tuple[str | None, str]] = {}  # file name -> (sha256, reason)
+        self.gpus: dict[str, str] = {}  # GPU backend -> why the first set with it was rejected
 
-    def reject(self, candidate: LibrarySet, error: NativeLoadError, reason: str) -> None:
+    def reject(self, candidate: LibrarySet, error: LoadError, reason: str) -> None:
+        """Note why a candidate was not opened."""
         self.decisions.append(Decision(candidate.source, str(candidate), Rejected(reason)))
         self.errors.append(error)
+        if candidate.gpu:
+            self.gpus.setdefault(candidate.gpu, reason)
 
 
 def _first(found: Shortlist, check: Check | None) -> LoadedLibrary:
     """Try the candidates in order and open the first that stands the probe."""
-    if not found.sets:
-        raise missing(found)
-    if not any(candidate.gpu in (None, *required(found.config)) for candidate in found.sets) or required(found.config):
-        check_required(found, found.sets[0])
     attempt = _Attempt()
     sets = found.sets if found.config.auto_fallback is not False else found.sets[:1]
-    for candidate in sets:
-        chosen = verify(candidate, found.cache)
-        verdict = _probed(chosen, found, check, attempt)
-        if verdict is None and (helped := _with_runtime(chosen, attempt)):
-            chosen = verify(helped, found.cache)
-            verdict = _probed(chosen, found, check, attempt)
-        if verdict is not None:
-            return _open(chosen, verdict, found, attempt)
+    for candidate, verdict in _standing(found, sets, check, attempt):
+        try:
+            opened = _open(candidate, verdict, check, found, attempt)
+        except LoadError as error:
+            attempt.reject(candidate, error, error.reason)
+            continue
+        _hold_to_wishes(opened, found, attempt)
+        return opened
     raise _failure(found, attempt)
+
+
+def _standing(
+    found: Shortlist, sets: tuple[LibrarySet, ...], check: Check | None, attempt: _Attempt
+) -> Iterator[tuple[LibrarySet, Verdict]]:
+    """Yield the sets that stand the probe."""
+    for whole in first_whole(found, sets, attempt.decisions):
+        candidate, verdict = whole, _probed(whole, found, check, attempt)
+        if verdict is None and (helped := _with_runtime(whole, attempt)):
+            candidate = verify(helped, found.cache)
+            verdict = _probed(candidate, found, check, attempt)
+        if verdict is not None:
+            yield candidate, verdict
 
 
 _RUNTIMES = ("libgomp.so.1",)
@@ -149,7 +180,7 @@ _RUNTIMES = ("libgomp.so.1",)
 
 def _with_runtime(chosen: LibrarySet, attempt: _Attempt) -> LibrarySet | None:
     """Put the runtime that the probe missed before a set, if an installed wheel brings it; else None."""
-    reason = str(attempt.errors[-1].args[0])
+    reason = attempt.errors[-1].reason
     wanted = next((name for name in _RUNTIMES if f"{name}: cannot open shared object file" in reason), None)
     if wanted is None or any(file.label == wanted for file in chosen.files):
         return None
@@ -172,14 +203,6 @@ def _probed(chosen: LibrarySet, found: Shortlist, check: Check | None, attempt: 
     if not verdict.ok:
         _note_failure(chosen, verdict, attempt)
         return None
-    if check is not None:
-        try:
-            check.judge(verdict.facts)
-        except LookupError as error:
-            reason = str(error.args[0])
-            attempt.reject(chosen, UnknownLayoutError(chosen.main.path, reason), reason)
-            attempt.broken[chosen.main.name] = (chosen.main.sha256, reason)
-            return None
     for backend in required(found.config):
         if not any(device.backend == backend for device in verdict.devices):
             reason = f"{backend} is required, and the probe saw no {backend} device"
@@ -189,69 +212,78 @@ def _probed(chosen: LibrarySet, found: Shortlist, check: Check | None, attempt: 
 
 
 def _note_failure(chosen: LibrarySet, verdict: Verdict, attempt: _Attempt) -> None:
+    """Write down why the probe refused a set, and which of its files no other set may bring again."""
     reason, hint = f"probe: {verdict.reason}", ""
     if verdict.status == "missing library":
         from nativeload.needs import explain_missing, missing_libraries
 
         hint = explain_missing(missing_libraries([file.path for file in chosen.files]))
-        reason = f"{reason}; {hint}" if hint else reason
-    if verdict.status == "inconclusive":
+        reason = "; ".join([reason, *hint.splitlines()])
+    elif verdict.status == "inconclusive":
         hint = "Say how to start Python for the probe: with_python() or NATIVELOAD_PYTHON."
-    if verdict.cached:
+    elif verdict.cached and verdict.status != "unfit":
         reason += " (seen before; `nativeload doctor --probe-again` forgets it)"
-    attempt.reject(chosen, LoadError(chosen.main.path, reason, hint=hint), reason)
-    step = os.path.basename(verdict.step)
+    if verdict.status == "unfit":
+        error: LoadError = UnknownLayoutError(chosen.main.path, verdict.reason)
+        reason = verdict.reason
+    else:
+        error = LoadError(chosen.main.path, reason, hint=hint)
+    attempt.reject(chosen, error, reason)
+    guilty = chosen.main.name if verdict.status == "unfit" or verdict.step == "check" else verdict.step
     for file in chosen.files:
-        if file.name == step:
+        if file.name == guilty:
             attempt.broken[file.name] = (file.sha256, reason)
 
 
-def _failure(found: Shortlist, attempt: _Attempt) -> Exception:
+def _failure(found: Shortlist, attempt: _Attempt) -> NativeLoadError:
     """Say why no candidate could be opened: the first failure of what the user named, else the whole trace."""
     resolution = conclude(found, None, attempt.decisions)
-    explicit = found.sets[0].source is Source.EXPLICIT
+    explicit = bool(found.sets) and found.sets[0].source is Source.EXPLICIT
     layouts = [error for error in attempt.errors if isinstance(error, UnknownLayoutError)]
-    backends = [error for error in attempt.errors if isinstance(error, BackendUnavailableError)]
-    if backends:
-        chosen: NativeLoadError | None = backends[0]
+    error: LoadError | None = None
+    if attempt.errors and (needed := required(found.config)):
+        first = attempt.errors[0]
+        reason = f"{needed[0]} is required: {first.reason}"
+        error = BackendUnavailableError(needed[0], found.sets[0].directory, reason, hint=first.hint)
     elif layouts and (explicit or len(layouts) == len(attempt.errors)):
-        chosen = layouts[0]
-    else:
-        chosen = attempt.errors[0] if explicit else None
-    if isinstance(chosen, LoadError):
-        chosen.resolution = resolution
-        return chosen
-    return missing(found, attempt.decisions)
+        error = layouts[0]
+    elif explicit and attempt.errors:
+        error = attempt.errors[0]
+    if error is None:
+        return missing(found, attempt.decisions)
+    error.resolution = resolution
+    return error
 
 
-def _open(chosen: LibrarySet, verdict: Verdict, found: Shortlist, attempt: _Attempt) -> LoadedLibrary:
-    """Open a set that stood the probe, in this process."""
-    _refuse_clash(chosen)
+def _open(
+    chosen: LibrarySet, verdict: Verdict, check: Check | None, found: Shortlist, attempt: _Attempt
+) -> LoadedLibrary:
+    """Open a set that stood the probe, in this process, and remember it."""
+    _refuse_clash(chosen, verdict)
+    for file in chosen.files:  # the probe may have taken seconds
+        if Stamp.of(file.path) != file.stamp:
+            raise IntegrityError(file.path, expected="the file that was hashed", actual="a file changed since")
     try:
-        handles = open_set(chosen.files, quiet=True)
+        handles = open_set(chosen.files, externals=verdict.externals, quiet=True)
     except LoadError as error:
         left = [os.path.basename(path) for path in _mapped() if path in {file.path for file in chosen.files}]
         hint = f"Left mapped in this process: {', '.join(left)}." if left else ""
-        raise LoadError(
-            error.path, error.reason, hint=hint, resolution=conclude(found, None, attempt.decisions)
-        ) from error
-    registered = devices(handles)
-    resolution = conclude(found, chosen, attempt.decisions)
+        raise LoadError(error.path, error.reason, hint=hint) from error
     result = LoadedLibrary(
         library=chosen.library,
-        resolution=resolution,
-        devices=registered,
-        facts=dict(verdict.facts),
+        resolution=conclude(found, chosen, attempt.decisions),
+        devices=devices(handles),
         handles=tuple(handles),
         config=found.config,
         pid=os.getpid(),
+        verdicts={check.function if check else "": verdict},
     )
+    _loaded[chosen.library] = result
     log.emit(found.config.log_callback, "nativeload", log.INFO, f"loaded {chosen.library} from {chosen}")
-    _hold_to_wishes(result, found)
     return result
 
 
-def _hold_to_wishes(result: LoadedLibrary, found: Shortlist) -> None:
+def _hold_to_wishes(result: LoadedLibrary, found: Shortlist, attempt: _Attempt) -> None:
     """Raise where a required backend has no device after loading; warn once where a preferred one has none."""
     have = {device.backend for device in result.devices}
     for backend in required(found.config):
@@ -260,11 +292,13 @@ def _hold_to_wishes(result: LoadedLibrary, found: Shortlist) -> None:
             raise BackendUnavailableError(backend, result.path, reason, resolution=result.resolution)
     lacking = [backend for backend in preferred(found.config) if backend not in have]
     if lacking and len(lacking) == len(preferred(found.config)):
-        why = dict(result.resolution.shortfall)
-        reasons = "; ".join(f"{backend}: {why.get(backend) or _probe_reason(result, backend)}" for backend in lacking)
+        why: dict[str, str] = {**dict(result.resolution.shortfall), **attempt.gpus}
+        reasons = "; ".join(
+            f"{backend}: {why.get(backend, f'the library registered no {backend} device')}" for backend in lacking
+        )
         text = f"{' and '.join(lacking)} preferred, but {result.chosen} runs on the CPU ({reasons})"
-        _warn(text)
         log.emit(found.config.log_callback, "nativeload", log.WARNING, text)
+        _warn(text)
 
 
 def _warn(text: str) -> None:
@@ -278,35 +312,29 @@ def _warn(text: str) -> None:
     warnings.warn(text, PreferenceWarning, stacklevel=depth + 1)
 
 
-def _probe_reason(result: LoadedLibrary, backend: str) -> str:
-    """Return why a set with this backend was rejected, or that none registered a device."""
-    for decision in result.resolution.decisions:
-        if backend in decision.candidate and isinstance(decision.verdict, Rejected):
-            return decision.verdict.reason
-    return f"the library registered no {backend} device"
-
-
 def _again(present: LoadedLibrary, found: Shortlist, check: Check | None) -> LoadedLibrary:
-    """Return what is loaded if it is what is asked for now; another set is refused."""
-    before = {decision.candidate for decision in present.resolution.decisions if isinstance(decision.verdict, Rejected)}
-    for candidate in found.sets:
-        if [file.path for file in candidate.files] == [file.path for file in present.chosen.files]:
-            return _checked(present, found, check)
-        if str(candidate) not in before or candidate.origin != present.chosen.origin:
-            raise AlreadyLoadedError(candidate.main.path, library=present.library, loaded=present.path)
-    raise missing(found)
+    """Return what is loaded if it is what is asked for now; another set is refused.
 
-
-def _checked(present: LoadedLibrary, found: Shortlist, check: Check | None) -> LoadedLibrary:
-    """Let a binding check a library that was loaded without it."""
-    if check is None or present.facts:
-        return present
+    A candidate that was tried before and failed is not asked for again: the library is never loaded twice.
+    """
+    before = {item.candidate for item in present.resolution.decisions if isinstance(item.verdict, Rejected)}
     attempt = _Attempt()
-    verdict = _probed(present.chosen, found, check, attempt)
-    if verdict is None:
-        raise _failure(found, attempt)
-    present.facts.update(verdict.facts)
-    return present
+    for candidate in found.sets:
+        if [file.path for file in candidate.files] != [file.path for file in present.chosen.files]:
+            if str(candidate) in before:
+                continue
+            raise AlreadyLoadedError(candidate.main.path, library=present.library, loaded=present.path)
+        whole = verify(candidate, found.cache)
+        if whole.set_id != present.chosen.set_id:
+            raise AlreadyLoadedError(candidate.main.path, library=present.library, loaded=f"{present.path} as it was")
+        if check is not None and check.function not in present.verdicts:
+            verdict = _probed(whole, found, check, attempt)
+            if verdict is None:
+                raise _failure(found, attempt)
+            present.verdicts[check.function] = verdict
+        _hold_to_wishes(present, found, attempt)
+        return present
+    raise missing(found)
 
 
 def _mapped() -> list[str]:
@@ -319,27 +347,40 @@ def _mapped() -> list[str]:
     return list(dict.fromkeys(parts[5].rstrip("\n") for parts in lines if len(parts) == 6 and parts[5][0] == "/"))  # noqa: PLR2004
 
 
-def _refuse_clash(chosen: LibrarySet) -> None:
-    """Refuse a set of which a file is mapped under the same name from elsewhere: its dependants would bind to that one.
+def _refuse_clash(chosen: LibrarySet, verdict: Verdict) -> None:
+    """Refuse a set of which a file is mapped under the same SONAME from elsewhere: dependants would bind to that one.
 
     glibc matches NEEDED entries by SONAME, so two builds of ggml under one name share the first one opened.
 
     Raises:
         LoadError: naming both files.
     """
-    mine = {file.name: file.path for file in chosen.files}
+    sonames = dict(item.split("=", 1) for item in verdict.sonames)
+    mine = {os.path.realpath(file.path) for file in chosen.files}
+    stems = {stem_of(file.name): file for file in chosen.files}
     for path in _mapped():
-        name = os.path.basename(path)
-        if name in mine and os.path.realpath(mine[name]) != path:
-            reason = f"another {name} is already in this process: {path}"
+        file = stems.get(stem_of(os.path.basename(path)))
+        if file is None or path in mine or stem_of(file.name) is None:
+            continue
+        if sonames.get(file.name, file.name) == _soname(path):
+            reason = f"another {os.path.basename(path)} is already in this process: {path}"
             hint = "Two builds of ggml under one name cannot share a process: use a process for each."
-            raise LoadError(mine[name], reason, hint=hint)
+            raise LoadError(file.path, reason, hint=hint)
+
+
+def _soname(path: str) -> str:
+    from nativeload.elf import read_elf
+
+    try:
+        return read_elf(path).soname or os.path.basename(path)
+    except LoadError:  # it is mapped, so the loader could read it; its name is all there is to go by
+        return os.path.basename(path)
 
 
 def _after_fork() -> None:
     """Give the child a lock of its own: another thread of the parent may have held it."""
-    global _lock  # noqa: PLW0603 - the one lock of the module
-    _lock = _thread.allocate_lock()
+    global _lock, _owner
+    _lock, _owner = _thread.allocate_lock(), 0
 
 
 if hasattr(os, "register_at_fork"):

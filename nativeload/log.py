@@ -18,7 +18,10 @@ DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # logging's numbers
 def emit(callback: Callable[[int, str], None] | None, name: str, level: int, line: str) -> None:
     """Hand one line on: to the callback, else to the logger ``name`` (``nativeload``, ``nativeload.llama``)."""
     if callback is not None:
-        callback(level, line)
+        try:
+            callback(level, line)
+        except Exception:  # noqa: BLE001 - a failing listener is shown, as logging does, and harms nothing
+            sys.excepthook(*sys.exc_info())
         return
     logging = sys.modules.get("logging")
     if logging is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import suppress
 
 from nativeload.errors import LoadError
 from nativeload.resolve.resolution import LibraryFile, Role
@@ -51,19 +52,28 @@ class Device(Value, kw_only=True):
 
 
 def open_set(
-    files: Sequence[LibraryFile], on_step: Callable[[str], None] | None = None, *, quiet: bool = False
+    files: Sequence[LibraryFile],
+    on_step: Callable[[str], None] | None = None,
+    *,
+    externals: Sequence[str] = (),
+    quiet: bool = False,
 ) -> list[ctypes.CDLL]:
     """Open a set's files and register its backends; the last handle is the library itself.
 
     Args:
         files: in load order.
         on_step: called with each path before it is opened.
+        externals: names of system libraries to open first, where a file's own search path would look into the current
+            directory for them.
         quiet: keep ggml from printing (a binding sets its own log callback afterwards).
 
     Raises:
         LoadError: with the system loader's own words.
     """
     step = on_step or (lambda _: None)
+    for name in externals:
+        with suppress(OSError):  # a missing one is named by the file that wants it
+            ctypes.CDLL(name)
     handles: list[ctypes.CDLL] = []
     for file in files:
         if file.role in (Role.RUNTIME, Role.CORE):
@@ -81,6 +91,8 @@ def open_set(
 
 
 def _open(path: str) -> ctypes.CDLL:
+    if not os.path.isabs(path):  # the loader would search for a bare name
+        raise LoadError(path, "not an absolute path")
     try:
         if os.name == "nt":
             # LOAD_LIBRARY_SEARCH_DLL_LOAD_DIR | LOAD_LIBRARY_SEARCH_SYSTEM32: never PATH, never the current directory
@@ -91,9 +103,9 @@ def _open(path: str) -> ctypes.CDLL:
 
 
 def _silence(handles: Sequence[ctypes.CDLL]) -> None:
-    """Give ggml a log callback that does nothing: a C function without arguments, which outlives Python."""
+    """Give ggml a log callback that does nothing: a C function without arguments or state, which outlives Python."""
     try:
-        nothing = function(handles, "ggml_backend_dev_count", ctypes.c_size_t)
+        nothing = function(handles, "ggml_time_us", ctypes.c_int64)
         function(handles, "ggml_log_set", None, ctypes.c_void_p, ctypes.c_void_p)(nothing, None)
     except AttributeError:  # no ggml in this set
         return
@@ -125,19 +137,19 @@ def has_registry(handles: Sequence[ctypes.CDLL]) -> bool:
 
 
 def _register(handles: list[ctypes.CDLL], file: LibraryFile) -> None:
-    """Load one backend module; ``silent`` in release builds, ggml drops dlerror, so the module is opened here first."""
-    handle = _open(file.path)
+    """Load one backend module. ggml is silent about a failed dlopen in release builds, so that is asked for then."""
     try:
         load = function(handles, "ggml_backend_load", ctypes.c_void_p, ctypes.c_char_p)
     except AttributeError as error:
         raise LoadError(file.path, "a backend module without ggml's registry beside it") from error
-    if not load(os.fsencode(file.path)):
-        try:
-            score = function([handle], "ggml_backend_score", ctypes.c_int)()
-        except AttributeError:
-            score = None
-        why = "its own check says this CPU cannot run it" if score == 0 else "ggml refused it (another backend API?)"
-        raise LoadError(file.path, why)
+    if load(os.fsencode(file.path)):
+        return
+    try:
+        score = function([_open(file.path)], "ggml_backend_score", ctypes.c_int)()
+    except AttributeError:
+        score = None
+    why = "its own check says this CPU cannot run it" if score == 0 else "ggml refused it (another backend API?)"
+    raise LoadError(file.path, why)
 
 
 def devices(handles: Sequence[ctypes.CDLL]) -> tuple[Device, ...]:

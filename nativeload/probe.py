@@ -7,12 +7,12 @@ is believed without the nonce it was given.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import sys
 
+from nativeload import __version__
 from nativeload.opening import Device
-from nativeload.value import Value
+from nativeload.value import Value, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,10 +24,9 @@ if TYPE_CHECKING:
     from nativeload.resolve.resolution import LibrarySet
 
 TIMEOUT = 20.0  # seconds
-_SCHEMA = 1
+_SCHEMA = 2
 _STDERR_TAIL = 4096  # bytes
-_NO_FACTS: dict[str, Any] = {}
-_BOOT = "import sys; sys.path[:0] = sys.argv[1:]; from nativeload.probe_child import main; main()"
+_BOOT = "import sys; sys.path += sys.argv[1:]; from nativeload.probe_child import main; main()"
 
 
 class Check(Value):
@@ -35,38 +34,61 @@ class Check(Value):
 
     Attributes:
         function: ``module:name`` of a function that takes the opened handles in the child and returns facts as JSON.
-        judge: takes the facts in this process; raises LookupError, with the reason, for a library it cannot drive.
+        judge: takes the facts in this process and names what they say; raises LookupError, with the reason, for a
+            library that the binding cannot drive.
+        version: changes whenever the function or the judge may come to another answer.
     """
 
     function: str
-    judge: Callable[[Mapping[str, Any]], object]
+    judge: Callable[[Mapping[str, Any]], str]
+    version: str
 
 
 class Verdict(Value, kw_only=True):
     """What the probe saw.
 
     Attributes:
-        status: ``ok``, ``error``, ``missing library``, ``signal``, ``exit``, ``timeout`` or ``inconclusive``.
+        status: ``ok``, ``unfit``, ``error``, ``missing library``, ``signal``, ``exit``, ``timeout``, ``inconclusive``.
         reason: in words.
-        step: the file that was being opened, or ``check``.
-        stderr: the last of what the child printed.
-        devices: the devices registered in the child.
-        facts: what the check returned.
-        cached: the file the verdict was read from; None for a fresh one.
+        step: the name of the file that was being opened, or ``check``.
+        stderr: the last of what the child printed, in one line.
+        judged: what the binding's judge named.
+        externals: system libraries to open first (`nativeload.opening.open_set`).
+        sonames: ``name=soname`` of each file of the set.
+        details: devices and facts, as JSON text.
+        cached: whether this was read from the cache.
     """
 
     status: str
     reason: str = ""
     step: str = ""
     stderr: str = ""
-    devices: tuple[Device, ...] = ()
-    facts: Mapping[str, Any] = _NO_FACTS
+    judged: str = ""
+    externals: tuple[str, ...] = ()
+    sonames: tuple[str, ...] = ()
+    details: str = ""
     cached: bool = False
 
     @property
     def ok(self) -> bool:
-        """Whether the set opened and the check answered."""
+        """Whether the set opened and the binding can drive it."""
         return self.status == "ok"
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """The devices that were registered in the child."""
+        return tuple(Device(**item) for item in self._parsed().get("devices", ()))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the check returned."""
+        return dict(self._parsed().get("facts", {}))
+
+    def _parsed(self) -> dict[str, Any]:
+        import json
+
+        parsed = json.loads(self.details or "{}")
+        return parsed if isinstance(parsed, dict) else {}
 
 
 def probe(chosen: LibrarySet, host: Host, cache: LibraryCache, *, check: Check | None, python: str | None) -> Verdict:
@@ -79,48 +101,62 @@ def probe(chosen: LibrarySet, host: Host, cache: LibraryCache, *, check: Check |
         check: what the binding wants to know.
         python: the command that starts Python, split like a shell line (default: this Python).
     """
-    name = check.function if check else ""
-    text = json.dumps([_SCHEMA, chosen.set_id, [file.name for file in chosen.files], host.fingerprint, name])
-    key = hashlib.sha256(text.encode()).hexdigest()[:32]
+    key = _key(chosen, host, check, python)
     kept = cache.read("probes", key)
-    if kept is not None and (verdict := _from_dict(kept)) is not None:
+    if kept is not None and (verdict := _from_note(kept)) is not None:
         return verdict
-    verdict = _run(chosen, name, python)
+    verdict = _run(chosen, check.function if check else "", python)
+    if check is not None and verdict.ok:
+        try:
+            verdict = replace(verdict, judged=check.judge(verdict.facts))
+        except LookupError as error:
+            verdict = replace(verdict, status="unfit", reason=str(error.args[0]))
     if _lasting(verdict):
-        cache.write("probes", key, _to_dict(verdict, chosen))
+        cache.write("probes", key, _to_note(verdict, chosen))
     return verdict
+
+
+def _key(chosen: LibrarySet, host: Host, check: Check | None, python: str | None) -> str:
+    """Name everything that the verdict depends on."""
+    names = "/".join(file.name for file in chosen.files)
+    said = (check.function, check.version) if check else ("", "")
+    parts = (str(_SCHEMA), __version__, chosen.set_id, names, host.fingerprint, *said, python or "")
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
 
 def _lasting(verdict: Verdict) -> bool:
     """Whether the same set does the same next time: a missing library may come, and SIGKILL came from outside."""
-    return verdict.status in {"ok", "signal", "exit", "timeout"} and "SIGKILL" not in verdict.reason
+    return verdict.status in {"ok", "unfit", "signal", "exit", "timeout"} and "SIGKILL" not in verdict.reason
 
 
-def _to_dict(verdict: Verdict, chosen: LibrarySet) -> dict[str, Any]:
+def _to_note(verdict: Verdict, chosen: LibrarySet) -> dict[str, str]:
     return {
         "set": str(chosen),
         "status": verdict.status,
         "reason": verdict.reason,
-        "step": os.path.basename(verdict.step),
+        "step": verdict.step,
         "stderr": verdict.stderr,
-        "devices": [device.to_dict() for device in verdict.devices],
-        "facts": dict(verdict.facts),
+        "judged": verdict.judged,
+        "externals": " ".join(verdict.externals),
+        "sonames": " ".join(verdict.sonames),
+        "details": verdict.details,
     }
 
 
-def _from_dict(note: Mapping[str, Any]) -> Verdict | None:
-    try:
-        return Verdict(
-            status=note["status"],
-            reason=note["reason"],
-            step=note["step"],
-            stderr=note["stderr"],
-            devices=tuple(Device(**item) for item in note["devices"]),
-            facts=dict(note["facts"]),
-            cached=True,
-        )
-    except (KeyError, TypeError, ValueError):  # written by another release, or damaged: the probe runs again
+def _from_note(note: Mapping[str, str]) -> Verdict | None:
+    if not {"status", "reason", "step", "judged", "externals", "sonames", "details"} <= set(note):
         return None
+    return Verdict(
+        status=note["status"],
+        reason=note["reason"],
+        step=note["step"],
+        stderr=note.get("stderr", ""),
+        judged=note["judged"],
+        externals=tuple(note["externals"].split()),
+        sonames=tuple(note["sonames"].split()),
+        details=note["details"],
+        cached=True,
+    )
 
 
 def _command(python: str | None) -> list[str] | None:
@@ -146,21 +182,56 @@ def _roots(function: str) -> list[str]:
     return list(dict.fromkeys(roots))
 
 
+def _elf(chosen: LibrarySet) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Read the set's ELF files: which system libraries must be opened first, and the SONAMEs.
+
+    A run path with an empty or relative entry (upstream's and npm's builds have ``$ORIGIN:``) makes the loader look for
+    libstdc++ in the current directory. What such a file wants and does not have beside it is opened by name before.
+    """
+    if not chosen.platform.is_linux:
+        return (), ()
+    from nativeload.elf import read_elf
+    from nativeload.errors import LoadError
+
+    externals: dict[str, None] = {}
+    sonames: list[str] = []
+    mine = {file.name for file in chosen.files}
+    for file in chosen.files:
+        try:
+            facts = read_elf(file.path)
+        except LoadError:  # the child says what the loader thinks of it
+            continue
+        if facts.soname and not any(sign in file.name + facts.soname for sign in " \n="):
+            sonames.append(f"{file.name}={facts.soname}")
+        mine.add(facts.soname or file.name)
+        absolute = [folder for folder in facts.runpath if os.path.isabs(folder)]
+        if len(absolute) < len(facts.runpath):
+            externals |= dict.fromkeys(
+                name
+                for name in facts.needed
+                if not any(os.path.exists(os.path.join(folder, name)) for folder in absolute)
+            )
+    return tuple(name for name in externals if name not in mine and "/" not in name and " " not in name), tuple(sonames)
+
+
 def _run(chosen: LibrarySet, function: str, python: str | None) -> Verdict:
+    import json
     import subprocess
 
     command = _command(python)
-    if command is None:
+    if not command:
         return Verdict(status="inconclusive", reason="no Python can be started here to probe it")
     nonce = os.urandom(16).hex()
+    externals, sonames = _elf(chosen)
     files = [{"path": file.path, "role": str(file.role), "label": file.label} for file in chosen.files]
-    request = json.dumps({"nonce": nonce, "files": files, "check": function}).encode()
+    request = json.dumps({"nonce": nonce, "files": files, "check": function, "externals": externals}).encode()
     try:
         child = subprocess.Popen(
             [*command, "-I", "-S", "-c", _BOOT, *_roots(function)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            bufsize=0,
             env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # else ggml starts gdb on abort
             start_new_session=True,
         )
@@ -168,42 +239,64 @@ def _run(chosen: LibrarySet, function: str, python: str | None) -> Verdict:
         reason = f"{command[0]} cannot be started to probe it: {error.strerror}"
         return Verdict(status="inconclusive", reason=reason)
     timed_out, answers, stderr = _talk(child, request)
-    return _verdict(nonce, answers, stderr, child.returncode, timed_out=timed_out)
+    said = _answers(nonce, answers)
+    tail = " ".join(stderr.decode("utf-8", "replace").split())
+    verdict = _verdict(said, tail, child.returncode, timed_out=timed_out)
+    return replace(verdict, stderr=tail, externals=externals, sonames=sonames)
 
 
 def _talk(child: Any, request: bytes) -> tuple[bool, bytes, bytes]:
     """Send the request and collect the answers; a child that does not end in time is killed with its children."""
     import contextlib
     import subprocess
-    import threading
 
-    tails: dict[str, bytes] = {"stdout": b"", "stderr": b""}
-    limits = {"stdout": 1 << 20, "stderr": _STDERR_TAIL}
-
-    def drain(name: str) -> None:
-        stream = getattr(child, name)
-        while chunk := stream.read1(65536):
-            tails[name] = (tails[name] + chunk)[-limits[name] :]
-
-    readers = [threading.Thread(target=drain, args=(name,), daemon=True) for name in tails]
-    for reader in readers:
-        reader.start()
-    with contextlib.suppress(BrokenPipeError):
-        child.stdin.write(request)
-        child.stdin.close()
+    answers, stderr, timed_out = b"", b"", True
     try:
-        child.wait(TIMEOUT)
-        timed_out = False
+        with contextlib.suppress(BrokenPipeError), child.stdin:
+            child.stdin.write(request)  # a few KiB: a pipe takes it whole
+        if os.name == "nt":  # no select() on pipes there
+            child.stdin = None
+            answers, stderr = child.communicate(timeout=TIMEOUT)
+        else:
+            answers, stderr = _drain(child)
+        timed_out = child.poll() is None
     except subprocess.TimeoutExpired:
         timed_out = True
     finally:  # Ctrl-C ends up here too: a child never outlives the call
         if child.poll() is None:
             _kill(child)
-    for reader in readers:
-        reader.join(1.0)  # a grandchild that keeps the pipe open is not waited for
-    child.stdout.close()
-    child.stderr.close()
-    return timed_out, tails["stdout"], tails["stderr"]
+        for stream in (child.stdout, child.stderr):
+            stream.close()
+    return timed_out, answers, stderr
+
+
+def _drain(child: Any) -> tuple[bytes, bytes]:
+    """Read both pipes until the child has ended or its time is up, keeping the last of each.
+
+    The pipes may stay open after the child's end: a process that it started may hold them. Nobody waits for that one.
+    """
+    import selectors
+    import time
+
+    limits = {child.stdout.fileno(): 1 << 20, child.stderr.fileno(): _STDERR_TAIL}
+    tails = dict.fromkeys(limits, b"")
+    deadline = time.monotonic() + TIMEOUT
+    with selectors.DefaultSelector() as selector:
+        for number in limits:
+            selector.register(number, selectors.EVENT_READ)
+        while selector.get_map() and time.monotonic() < deadline:
+            ended = child.poll() is not None
+            ready = selector.select(0 if ended else 0.02)
+            if ended and not ready:
+                break
+            for event, _ in ready:
+                if chunk := os.read(event.fd, 65536):
+                    tails[event.fd] = (tails[event.fd] + chunk)[-limits[event.fd] :]
+                else:
+                    selector.unregister(event.fd)
+        while child.poll() is None and time.monotonic() < deadline:  # it closed its pipes and runs on
+            time.sleep(0.01)
+    return tails[child.stdout.fileno()], tails[child.stderr.fileno()]
 
 
 def _kill(child: Any) -> None:
@@ -217,42 +310,44 @@ def _kill(child: Any) -> None:
     child.wait()
 
 
-def _verdict(nonce: str, answers: bytes, stderr: bytes, code: int, *, timed_out: bool) -> Verdict:
-    """Read the child's end and its answers into a verdict."""
+def _answers(nonce: str, answers: bytes) -> dict[str, Any]:
+    """Read the lines that begin with the nonce; whatever else was printed is not an answer."""
+    import json
+
     said: dict[str, Any] = {}
     for line in answers.decode("utf-8", "replace").splitlines():
         if line.startswith(f"{nonce} "):
             said.update(json.loads(line.removeprefix(f"{nonce} ")))
-    step = str(said.get("step", ""))
-    tail = stderr.decode("utf-8", "replace").strip()
-    where = (
-        f" while opening {os.path.basename(step)}"
-        if step not in ("", "check")
-        else " in the layout check"
-        if step
-        else ""
-    )
-    if "done" in said and not timed_out:
-        found = tuple(Device(**item) for item in said["done"]["devices"])
-        return Verdict(status="ok", stderr=tail, devices=found, facts=said["done"]["facts"])
-    if "error" in said and not timed_out:
+    return said
+
+
+def _verdict(said: Mapping[str, Any], stderr: str, code: int, *, timed_out: bool) -> Verdict:
+    """Read the child's end and its answers into a verdict."""
+    import json
+
+    step = os.path.basename(str(said.get("step", "")))
+    where = {"": "", "check": " in the layout check"}.get(step, f" while opening {step}")
+    if timed_out:
+        return Verdict(status="timeout", reason=f"hang: no answer in {TIMEOUT:g} s{where}", step=step)
+    if "done" in said:
+        return Verdict(status="ok", details=json.dumps(said["done"]))
+    if "error" in said:
         reason = str(said["error"]["reason"])
         missing = "cannot open shared object file" in reason or "image not found" in reason
-        return Verdict(
-            status="missing library" if missing else "error",
-            reason=f"{reason}{where}",
-            step=step,
-            stderr=tail,
-        )
-    if timed_out:
-        reason = f"hang: no answer in {TIMEOUT:g} s{where}"
-        return Verdict(status="timeout", reason=reason, step=step, stderr=tail)
+        return Verdict(status="missing library" if missing else "error", reason=f"{reason}{where}", step=step)
     if code < 0:
-        return Verdict(status="signal", reason=f"{_signal_name(-code)}{where}", step=step, stderr=tail)
-    if not step:
-        reason = f"the probe's Python ended with {code} before it began: {tail.rpartition(chr(10))[2]}"
-        return Verdict(status="inconclusive", reason=reason, stderr=tail)
-    return Verdict(status="exit", reason=f"exit({code}){where}", step=step, stderr=tail)
+        return Verdict(status="signal", reason=f"{_signal_name(-code)}{where}", step=step)
+    if not step or _ends_are_hidden():
+        reason = f"the probe's Python ended with {code} before it answered: {stderr[-200:]}"
+        return Verdict(status="inconclusive", reason=reason)
+    return Verdict(status="exit", reason=f"exit({code}){where}", step=step)
+
+
+def _ends_are_hidden() -> bool:
+    """Whether this process ignores SIGCHLD: then every child seems to have ended with 0."""
+    import signal
+
+    return hasattr(signal, "SIGCHLD") and signal.getsignal(signal.SIGCHLD) is signal.SIG_IGN
 
 
 def _signal_name(number: int) -> str:

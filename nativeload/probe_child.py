@@ -39,7 +39,7 @@ def _probe(request: dict[str, Any], step: Any) -> dict[str, Any]:
     from nativeload.resolve.resolution import LibraryFile, Role
 
     files = [LibraryFile(path=item["path"], role=Role(item["role"]), label=item["label"]) for item in request["files"]]
-    handles = open_set(files, step)
+    handles = open_set(files, step, externals=request["externals"])
     facts: dict[str, Any] = {}
     if request["check"]:
         step("check")

@@ -10,7 +10,7 @@ import sys
 
 from nativeload.cpu_variants import check_ceiling
 from nativeload.errors import ConfigError
-from nativeload.variant import GPU_BACKENDS, Backend
+from nativeload.variant import GPU_BACKENDS, Backend, normalized_package
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 _HEX = frozenset("0123456789abcdef")
+_NAME_SIGNS = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
 def path_word(word: str) -> str:
@@ -60,13 +61,11 @@ def pin_word(word: str) -> str:
 
 
 def package_word(word: str) -> str:
-    """Return a distribution name in its normal form."""
-    from packaging.utils import InvalidName, canonicalize_name
-
-    try:
-        return canonicalize_name(word, validate=True)
-    except InvalidName as error:
-        raise ConfigError("package", f"{word!r} is not a distribution name") from error
+    """Return a distribution name in its normal form (PEP 503)."""
+    name = normalized_package(word)
+    if not name or not set(name) <= _NAME_SIGNS or word[0] in "-_." or word[-1] in "-_.":
+        raise ConfigError("package", f"{word!r} is not a distribution name")
+    return name
 
 
 def packages_word(word: str) -> tuple[str, ...]:
@@ -122,6 +121,8 @@ def backend_word(word: str) -> tuple[tuple[Backend, bool | int | str], ...]:
         if name not in list(GPU_BACKENDS):
             raise ConfigError("backend", f"{name!r} is none of auto, cpu, {', '.join(GPU_BACKENDS)}")
         want = value if value == "require" else int(value) if value.isdecimal() and value not in "01" else None
+        if Backend(name) in dict(wants):
+            raise ConfigError("backend", f"{name} is said twice in {word!r}")
         wants.append((Backend(name), flag_word(value or "on") if want is None else want))
         check_want(*wants[-1])
     return tuple(wants)
@@ -150,6 +151,28 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str, Callable[[str], Any]]] = {
 }
 
 
+def _checked_wants(wants: Any) -> tuple[tuple[Backend, bool | int | str], ...]:
+    pairs = tuple((Backend(backend), want) for backend, want in wants)
+    for backend, want in pairs:
+        check_want(backend, want)
+    return pairs
+
+
+# field -> what makes its value right, however the config was made
+FIELDS: dict[str, Callable[[Any], Any]] = {
+    "path": lambda path: path_word(os.fspath(path)),
+    "sha256": digest_word,
+    "wants": _checked_wants,
+    "cpu": check_ceiling,
+    "search_directories": lambda paths: tuple(path_word(os.fspath(path)) for path in paths),
+    "packages": lambda names: tuple(package_word(name) for name in names),
+    "pin": pin_word,
+    "commit": commit_word,
+    "cache_dir": lambda path: path_word(os.fspath(path)),
+    "timeout": lambda seconds: seconds_word(str(seconds)),
+}
+
+
 def read(environ: Mapping[str, str]) -> dict[str, Any]:
     """Return every option that the environment or the config file sets, read and checked.
 
@@ -163,7 +186,10 @@ def read(environ: Mapping[str, str]) -> dict[str, Any]:
         if variable is not None:
             said[name] = _read_word(variable, environ[variable], reader)
         elif key in file:
-            said[name] = _read_word(f"{origin}: {key}", _as_word(file[key]), reader)
+            option = f"{origin}: {key}"
+            said[name] = _read_word(option, _as_word(option, file[key], reader), reader)
+    if any(environ.get(variable) for variable in OPTIONS["path"][0]) and not environ.get("NATIVELOAD_SHA256"):
+        said.pop("sha256", None)  # the config file's digest is that of the config file's path
     return said
 
 
@@ -174,9 +200,12 @@ def _read_word(option: str, word: str, reader: Callable[[str], Any]) -> Any:
         raise ConfigError(option, str(error.args[0]), hint=error.hint) from error
 
 
-def _as_word(value: object) -> str:
-    if isinstance(value, list):
-        return os.pathsep.join(str(item) for item in value)
+def _as_word(option: str, value: object, reader: Callable[[str], Any]) -> str:
+    """Return a value of the config file as the environment would say it."""
+    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+        return (os.pathsep if reader is paths_word else ",").join(value)
+    if not isinstance(value, (str, int, float)):
+        raise ConfigError(option, f"{value!r} is neither text, a number, a switch nor a list of texts")
     return ("on" if value else "off") if isinstance(value, bool) else str(value)
 
 
@@ -195,7 +224,7 @@ def _config_file(environ: Mapping[str, str]) -> tuple[dict[str, Any], str]:
         if named:
             raise ConfigError("NATIVELOAD_CONFIG", f"{path} does not exist") from error
         return {}, ""
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # TOMLDecodeError is a ValueError, as is a file that is no UTF-8
         raise ConfigError(path, str(error)) from error
     keys = {key for _, key, _ in OPTIONS.values()}
     if unknown := sorted(set(table) - keys):
@@ -219,7 +248,9 @@ def config_file_path(environ: Mapping[str, str]) -> str | None:
 def posix_config_directories(environ: Mapping[str, str]) -> list[str]:
     """Return the directories that platformdirs could name on Linux and macOS (a test holds them together)."""
     home = os.path.expanduser("~")
-    folders = [environ.get("XDG_CONFIG_HOME", "").strip() or os.path.join(home, ".config")]
+    folders = [os.path.join(home, ".config")]  # platformdirs goes by it too where XDG_CONFIG_HOME is not absolute
+    if (said := environ.get("XDG_CONFIG_HOME", "").strip()) and os.path.isabs(said):
+        folders.insert(0, said)
     if sys.platform == "darwin":
         folders.append(os.path.join(home, "Library", "Application Support"))
     return [os.path.join(folder, "nativeload") for folder in folders]

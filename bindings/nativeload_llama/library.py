@@ -10,17 +10,21 @@ import _thread
 
 from nativeload import log
 from nativeload.config import NativeLibraryConfig
-from nativeload.errors import LoadError, NotInThisBuild, UnknownLayoutError
+from nativeload.errors import LoadError, NotInThisBuild
 from nativeload.loading import LoadedLibrary, load
 from nativeload.probe import Check
 from nativeload.value import Value
-from nativeload_llama.abi import Layout, identify
+from nativeload_llama.abi import LAYOUTS, Layout, identify
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-CHECK = Check("nativeload_llama.abi.probe:inspect", identify)
+CHECK = Check(
+    "nativeload_llama.abi.probe:inspect",
+    lambda facts: identify(facts).name,
+    " ".join(layout.name for layout in LAYOUTS),
+)
 """What the probe finds out about a libllama, and who judges it."""
 
 _LEVELS = {1: log.DEBUG, 2: log.INFO, 3: log.WARNING, 4: log.ERROR}  # enum ggml_log_level; 5 continues a line
@@ -98,15 +102,13 @@ def open_library(config: NativeLibraryConfig | None = None) -> Api:
 
 
 def _bind(loaded: LoadedLibrary) -> Api:
-    try:
-        layout = identify(loaded.facts)
-    except LookupError as error:
-        raise UnknownLayoutError(loaded.path, str(error.args[0])) from error
+    name = loaded.verdicts[CHECK.function].judged
+    layout = next(layout for layout in LAYOUTS if layout.name == name)
     if not loaded.devices:
         reason = "no compute backend is registered: ggml would search for one by itself, also in the current directory"
         raise LoadError(loaded.path, reason, hint="Use a build that carries its CPU backend, or lies beside one.")
     ffi = layout.ffi()
-    lib = ffi.dlopen(loaded.path)
+    lib = ffi.dlopen(ffi.cast("void *", loaded.handles[-1]._handle))  # noqa: SLF001 - by path it could be another file
     api = Api(ffi, lib, layout, loaded, NativeLog(loaded))
     _connect_log(api)
     api.function("llama_backend_init")()

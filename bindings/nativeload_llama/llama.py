@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import _thread
 import codecs
+import operator
 import os
 import weakref
 
 from nativeload_llama import low_level
-from nativeload_llama.errors import BusyError, ClosedError, ContextError, ModelError, PromptTooLongError
+from nativeload_llama.errors import BusyError, ClosedError, ContextError
 from nativeload_llama.library import open_library
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
     from types import TracebackType
     from typing import Any, Self
@@ -41,7 +42,7 @@ class Llama:
         config: which native library to use (default: what the environment and the config file say).
         n_ctx: tokens the context holds (default: the model's training context, at most 4096).
         n_batch: tokens that one step of prompt processing takes.
-        n_threads: CPU threads (default: half of the cores this process may use).
+        n_threads: CPU threads, at most 512 (default: half of the cores this process may use).
         n_gpu_layers: layers to keep on GPUs; -1 is all.
         seed: of every generation that names none itself (default: a random one each time).
 
@@ -62,24 +63,24 @@ class Llama:
         n_gpu_layers: int = -1,
         seed: int | None = None,
     ) -> None:
-        self._context: low_level.Context | None = None
         self._seed = _checked_seed(seed)
-        self._steps = _thread.allocate_lock()  # held for each call into C
-        self._session = _Session()
         api = open_library(config)
         model = low_level.model_load_from_file(api, os.fspath(model_path), n_gpu_layers=n_gpu_layers)
         try:
+            low_level.check_generates(model)
             trained = low_level.model_n_ctx_train(model)
             wanted = min(trained or _LARGEST_DEFAULT_CTX, _LARGEST_DEFAULT_CTX) if n_ctx is None else n_ctx
-            threads = max(1, usable_cores() // 2) if n_threads is None else n_threads
+            threads = max(1, min(low_level.MAX_THREADS, usable_cores() // 2)) if n_threads is None else n_threads
             context = low_level.init_from_model(
-                model, n_ctx=wanted, n_batch=max(1, min(n_batch, wanted)), n_threads=threads
+                model, n_ctx=wanted, n_batch=min(n_batch, max(wanted, 1)), n_threads=threads
             )
         except BaseException:
             low_level.model_free(model)
             raise
-        self._model, self._context = model, context
-        self._finalizer = weakref.finalize(self, _release, model, context, os.getpid())
+        self._model = model
+        self._native = _Native(context)
+        self._session = _Session(self._native)
+        self._finalizer = weakref.finalize(self, self._native.finalize)
 
     @property
     def library(self) -> LoadedLibrary:
@@ -89,7 +90,8 @@ class Llama:
     @property
     def n_ctx(self) -> int:
         """Tokens the context holds."""
-        return self._open().n_ctx
+        with self._native as context:
+            return context.n_ctx
 
     @property
     def n_vocab(self) -> int:
@@ -99,15 +101,8 @@ class Llama:
     @property
     def description(self) -> str:
         """llama.cpp's one-line description of the model."""
-        with self._steps:
-            return low_level.model_desc(self._open().model)
-
-    def _open(self) -> low_level.Context:
-        context = self._context
-        if context is None:
-            raise ClosedError("this Llama is closed")
-        context.api.loaded.check_process()
-        return context
+        with self._native as context:
+            return low_level.model_desc(context.model)
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """Turn text into token ids.
@@ -117,9 +112,8 @@ class Llama:
             add_special: add the beginning-of-sequence token where the model wants one.
             parse_special: read markers such as ``<|eot|>`` as tokens; leave off for text from outside.
         """
-        with self._steps:
-            model = self._open().model
-            return low_level.tokenize(model, text, add_special=add_special, parse_special=parse_special)
+        with self._native as context:
+            return low_level.tokenize(context.model, text, add_special=add_special, parse_special=parse_special)
 
     def detokenize(self, tokens: Iterable[int], *, special: bool = False) -> str:
         """Turn token ids into text; bytes that are no UTF-8 become U+FFFD.
@@ -128,14 +122,16 @@ class Llama:
             tokens: ids.
             special: write special tokens as their markers instead of leaving them out.
         """
-        with self._steps:
-            model = self._open().model
-            raw = low_level.detokenize(model, list(tokens), remove_special=not special, unparse_special=special)
+        ids = _ids(tokens)
+        with self._native as context:
+            if not special and ids and ids[0] == low_level.vocab_bos(context.model):
+                del ids[0]  # behind it, llama_detokenize keeps the blank that llama_tokenize put before the text
+            raw = low_level.detokenize(context.model, ids, remove_special=not special, unparse_special=special)
         return raw.decode("utf-8", "replace")
 
     def generate(
         self,
-        tokens: Sequence[int],
+        tokens: Iterable[int],
         *,
         max_tokens: int | None = None,
         temperature: float = 0.8,
@@ -160,11 +156,13 @@ class Llama:
             BusyError: another generation of this Llama is under way in this thread.
             ValueError: a number that cannot be.
         """
-        _check_sampling(temperature, top_p, min_p, max_tokens)
-        prompt = [int(token) for token in tokens]
+        if max_tokens is not None and max_tokens < 0:
+            raise ValueError(f"max_tokens is {max_tokens}, and must be 0 or more")
         draw = self._seed if seed is None else _checked_seed(seed)
-        context = self._open()
-        low_level.check_prompt(context, prompt)
+        low_level.check_sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        prompt = _ids(tokens)
+        with self._native as context:
+            low_level.check_prompt(context, prompt)
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": draw}
         return self._generate(prompt, max_tokens, options)
 
@@ -173,45 +171,39 @@ class Llama:
             chain = None
             api = self._model.api
             try:
-                with self._steps:
-                    context = self._open()
+                with self._native as context:
                     chain = low_level.sampler_chain(api, **options)
                     low_level.memory_clear(context)
                 buffer = low_level.new_tokens(api, context.n_batch)
                 self._prompt(prompt, buffer)
-                produced = 0
-                while max_tokens is None or produced < max_tokens:
-                    with self._steps:
-                        token = low_level.sampler_sample(self._open(), chain)
+                room = context.n_ctx - len(prompt)
+                for _ in range(room if max_tokens is None else min(room, max_tokens)):
+                    with self._native as context:
+                        token = low_level.sampler_sample(context, chain)
                         if low_level.vocab_is_eog(self._model, token):
                             return
                     yield token
-                    produced += 1
-                    if len(prompt) + produced >= context.n_ctx or not self._step(buffer, token):
+                    if not self._step(buffer, token):
                         return
             finally:
-                if chain is not None and self._same_process():
+                if chain is not None and os.getpid() == api.loaded.pid:
                     low_level.sampler_free(api, chain)
-
-    def _same_process(self) -> bool:
-        return os.getpid() == self._model.api.loaded.pid
 
     def _prompt(self, prompt: list[int], buffer: Any) -> None:
         """Decode the prompt in steps of n_batch; Ctrl-C and close() act between two of them."""
-        size = self._open().n_batch
-        for start in range(0, len(prompt), size):
-            part = prompt[start : start + size]
-            with self._steps:
-                context = self._open()
+        for start in range(0, len(prompt), len(buffer)):
+            part = prompt[start : start + len(buffer)]
+            with self._native as context:
                 buffer[0 : len(part)] = part
                 low_level.decode(context, buffer, len(part))
 
     def _step(self, buffer: Any, token: int) -> bool:
         """Decode one token; False where the context is full."""
-        with self._steps:
+        self._session.step()
+        with self._native as context:
             buffer[0] = token
             try:
-                low_level.decode(self._open(), buffer, 1)
+                low_level.decode(context, buffer, 1)
             except ContextError as error:
                 if error.code == _CONTEXT_FULL:
                     return False
@@ -223,15 +215,13 @@ class Llama:
 
         A piece never ends inside a character: bytes are kept until it is whole.
         """
-        tokens = self.generate(self.tokenize(prompt), **options)
-        return self._texts(tokens)
+        return self._texts(self.generate(self.tokenize(prompt), **options))
 
-    def _texts(self, tokens: Iterator[int]) -> Iterator[str]:
+    def _texts(self, tokens: Iterable[int]) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for token in tokens:
-            with self._steps:
-                self._open()
-                piece = low_level.token_to_piece(self._model, token)
+            with self._native as context:
+                piece = low_level.token_to_piece(context.model, token)
             if text := decoder.decode(piece):
                 yield text
         if text := decoder.decode(b"", final=True):
@@ -242,12 +232,8 @@ class Llama:
         return "".join(self.stream(prompt, **options))
 
     def close(self) -> None:
-        """Free the context and the model; safe at any time, from any thread, and more than once."""
-        with self._steps:
-            self._context = None
-            finalizer = getattr(self, "_finalizer", None)
-            if finalizer is not None:
-                finalizer()
+        """Free the context and the model; safe at any time, from any thread or signal handler, and more than once."""
+        self._native.close()
 
     def __enter__(self) -> Self:
         return self
@@ -258,14 +244,65 @@ class Llama:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._context is None else f"n_ctx={self._context.n_ctx}"
+        state = "closed" if self._native.closed else "open"
         return f"<Llama {os.path.basename(self._model.path)} {state}>"
+
+
+class _Native:
+    """The pointers of one Llama, and the lock under which they are used: ``with native as context``."""
+
+    def __init__(self, context: low_level.Context) -> None:
+        self._context: low_level.Context | None = context
+        self._loaded = context.api.loaded
+        self._lock = _thread.allocate_lock()
+        self._owner = 0
+        self.closed = False
+
+    def __enter__(self) -> low_level.Context:
+        self._loaded.check_process()  # before the lock: another thread of the parent may have held it at the fork
+        me = _thread.get_ident()
+        if self._owner == me:
+            raise BusyError("called from within a call of the same Llama, such as a log callback")
+        self._lock.acquire()
+        self._owner = me
+        if self.closed or self._context is None:
+            self.__exit__()
+            raise ClosedError("this Llama is closed")
+        return self._context
+
+    def __exit__(self, *_: object) -> None:
+        if self.closed:
+            self._free()
+        self._owner = 0
+        self._lock.release()
+
+    def close(self) -> None:
+        """Free everything: now, or when the call that is under way ends."""
+        self.closed = True
+        if os.getpid() != self._loaded.pid or self._owner == _thread.get_ident():
+            return  # a forked child leaves the parent's memory alone; a signal handler, the call it broke into
+        with self._lock:
+            self._free()
+
+    def finalize(self) -> None:
+        """Free everything, unless a daemon thread is inside a call while the process ends."""
+        self.closed = True
+        if os.getpid() == self._loaded.pid and self._lock.acquire(blocking=False):
+            self._free()
+            self._lock.release()
+
+    def _free(self) -> None:
+        context, self._context = self._context, None
+        if context is not None:
+            low_level.free(context)
+            low_level.model_free(context.model)
 
 
 class _Session:
     """One generation at a time: other threads wait, the same thread is told that it would wait for itself."""
 
-    def __init__(self) -> None:
+    def __init__(self, native: _Native) -> None:
+        self._native = native
         self._lock = _thread.allocate_lock()
         self._owner = 0
 
@@ -274,18 +311,30 @@ class _Session:
         if not self._lock.acquire(blocking=False):
             if self._owner == me:
                 raise BusyError("another generation of this Llama is under way in this thread")
-            self._lock.acquire()
+            while not self._lock.acquire(timeout=0.1):
+                if self._native.closed:
+                    raise ClosedError("this Llama is closed")
         self._owner = me
+
+    def step(self) -> None:
+        """Note which thread drives the generator now: it may be handed from one to another."""
+        self._owner = _thread.get_ident()
 
     def __exit__(self, *_: object) -> None:
         self._owner = 0
         self._lock.release()
 
 
-def _release(model: low_level.Model, context: low_level.Context, pid: int) -> None:
-    if os.getpid() == pid:  # a forked child must leave the parent's memory alone
-        low_level.free(context)
-        low_level.model_free(model)
+def _ids(tokens: Iterable[int]) -> list[int]:
+    """Return token ids as integers; text, floats and booleans are none.
+
+    Raises:
+        TypeError: something else was given.
+    """
+    given = list(tokens)
+    if isinstance(tokens, (str, bytes)) or any(isinstance(token, bool) for token in given):
+        raise TypeError("tokens are integers; text is tokenized first")
+    return [operator.index(token) for token in given]
 
 
 def usable_cores() -> int:
@@ -298,20 +347,6 @@ def usable_cores() -> int:
 def _checked_seed(seed: int | None) -> int:
     if seed is None:
         return low_level.DEFAULT_SEED
-    if not 0 <= seed < low_level.DEFAULT_SEED:
+    if not 0 <= operator.index(seed) < low_level.DEFAULT_SEED:
         raise ValueError(f"seed is {seed}, and must be between 0 and 2**32 - 2")
     return seed
-
-
-def _check_sampling(temperature: float, top_p: float, min_p: float, max_tokens: int | None) -> None:
-    if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature is {temperature}, and must be 0 or more")
-    if not 0 < top_p <= 1:
-        raise ValueError(f"top_p is {top_p}, and must be above 0 and at most 1")
-    if not 0 <= min_p <= 1:
-        raise ValueError(f"min_p is {min_p}, and must be between 0 and 1")
-    if max_tokens is not None and max_tokens < 0:
-        raise ValueError(f"max_tokens is {max_tokens}, and must be 0 or more")
-
-
-__all__ = ["Llama", "ModelError", "PromptTooLongError", "bundled_model"]

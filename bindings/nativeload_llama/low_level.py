@@ -6,10 +6,13 @@ contexts, and nothing here locks.
 
 from __future__ import annotations
 
+import operator
 import os
+import stat
 
 from nativeload.value import Value
 from nativeload_llama.errors import ContextError, ModelError, PromptTooLongError
+from nativeload_llama.gguf import fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
 
 DEFAULT_SEED = 0xFFFFFFFF
 """LLAMA_DEFAULT_SEED: a random seed."""
+
+MAX_THREADS = 512
+"""GGML_MAX_N_THREADS: ggml keeps its threads in arrays of this size and does not look."""
 
 _VOCAB_NONE = 0  # LLAMA_VOCAB_TYPE_NONE: tokenize() on it aborts
 _MAX_INT32 = 2**31 - 1
@@ -57,6 +63,8 @@ def model_load_from_file(api: Api, path: str, *, n_gpu_layers: int = -1) -> Mode
         ModelError: not there, not GGUF, or refused by llama.cpp (its own words follow).
     """
     _check_gguf(path)
+    if not -1 <= n_gpu_layers <= _MAX_INT32:
+        raise ModelError(path, f"n_gpu_layers is {n_gpu_layers}, and must be -1 (all) or more")
     params = api.function("llama_model_default_params")()
     params.n_gpu_layers = n_gpu_layers
     api.log.clear()
@@ -70,12 +78,18 @@ def model_load_from_file(api: Api, path: str, *, n_gpu_layers: int = -1) -> Mode
 
 def _check_gguf(path: str) -> None:
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise ModelError(path, "not a regular file")
         with open(path, "rb") as file:
             magic = file.read(4)
     except OSError as error:
         raise ModelError(path, error.strerror or str(error)) from error
+    except ValueError as error:  # a NUL byte
+        raise ModelError(repr(path), str(error)) from error
     if magic != b"GGUF":
         raise ModelError(path, "not a GGUF file", hint="Models for llama.cpp end in .gguf.")
+    if reason := fault(path):
+        raise ModelError(path, reason, hint="The file is damaged: fetch it again.")
 
 
 def model_free(model: Model) -> None:
@@ -88,14 +102,15 @@ def model_n_ctx_train(model: Model) -> int:
     return int(model.api.function("llama_model_n_ctx_train")(model.pointer))
 
 
-def model_has_encoder(model: Model) -> bool:
-    """Whether the model needs llama_encode() before it generates."""
-    return bool(model.api.function("llama_model_has_encoder")(model.pointer))
+def check_generates(model: Model) -> None:
+    """Refuse a model that cannot continue a text with llama_decode() alone.
 
-
-def model_has_decoder(model: Model) -> bool:
-    """Whether the model can generate at all."""
-    return bool(model.api.function("llama_model_has_decoder")(model.pointer))
+    Raises:
+        ModelError: it needs an encoder pass, or has no decoder.
+    """
+    encoder = model.api.function("llama_model_has_encoder")(model.pointer)
+    if encoder or not model.api.function("llama_model_has_decoder")(model.pointer):
+        raise ModelError(model.path, "not a model that generates text by itself (it needs an encoder pass)")
 
 
 def model_desc(model: Model) -> str:
@@ -103,6 +118,13 @@ def model_desc(model: Model) -> str:
     buffer = model.api.ffi.new("char[256]")
     model.api.function("llama_model_desc")(model.pointer, buffer, 256)
     return str(model.api.ffi.string(buffer).decode("utf-8", "replace"))
+
+
+def vocab_bos(model: Model) -> int:
+    """Return the beginning-of-sequence token that the model adds, or -1 where it adds none."""
+    if not model.n_vocab or not model.api.function("llama_vocab_get_add_bos")(model.vocab):
+        return -1
+    return int(model.api.function("llama_vocab_bos")(model.vocab))
 
 
 def version(api: Api) -> str:
@@ -122,9 +144,9 @@ def init_from_model(model: Model, *, n_ctx: int, n_batch: int, n_threads: int) -
     Raises:
         ContextError: a size out of range, or refused by llama.cpp (no memory, mostly).
     """
-    for name, value in (("n_ctx", n_ctx), ("n_batch", n_batch), ("n_threads", n_threads)):
-        if not 1 <= value <= _MAX_INT32:
-            raise ContextError(f"{name} is {value}, and must be at least 1")
+    for name, value, most in (("n_ctx", n_ctx, _MAX_INT32), ("n_batch", n_batch, _MAX_INT32)):
+        _check_range(name, value, most)
+    _check_range("n_threads", n_threads, MAX_THREADS)
     api = model.api
     params = api.function("llama_context_default_params")()
     params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, n_batch, min(n_batch, params.n_ubatch)
@@ -136,6 +158,11 @@ def init_from_model(model: Model, *, n_ctx: int, n_batch: int, n_threads: int) -
         raise ContextError(f"{reason} (n_ctx={n_ctx})", hint="A smaller n_ctx needs less memory.")
     sizes = api.function("llama_n_ctx")(pointer), api.function("llama_n_batch")(pointer)
     return Context(api, model, pointer, int(sizes[0]), int(sizes[1]))
+
+
+def _check_range(name: str, value: int, most: int) -> None:
+    if not 1 <= value <= most:
+        raise ContextError(f"{name} is {value}, and must be between 1 and {most}")
 
 
 def free(context: Context) -> None:
@@ -270,6 +297,9 @@ def decode(context: Context, tokens: Any, count: int) -> None:
         ContextError: the context is full (code 1), the batch is bad (-1), or a backend failed.
     """
     api = context.api
+    if not 1 <= count <= min(context.n_batch, len(tokens)):
+        reason = f"{count} tokens of an array of {len(tokens)}, and n_batch is {context.n_batch}"
+        raise ContextError(f"the batch is not valid: {reason}", code=-1)
     batch = api.function("llama_batch_get_one")(tokens, count)
     api.log.clear()
     code = api.function("llama_decode")(context.pointer, batch)
@@ -280,12 +310,30 @@ def decode(context: Context, tokens: Any, count: int) -> None:
         raise ContextError(f"{reason}: {said}" if said else reason, code=code)
 
 
+def check_sampling(*, temperature: float, top_k: int, top_p: float, min_p: float) -> None:
+    """Refuse numbers that no sampler can have.
+
+    Raises:
+        ValueError: naming the number.
+    """
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature is {temperature}, and must be 0 or more")
+    if not -_MAX_INT32 <= operator.index(top_k) <= _MAX_INT32:
+        raise ValueError(f"top_k is {top_k}, and must fit 32 bits")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p is {top_p}, and must be above 0 and at most 1")
+    if not 0 <= min_p <= 1:
+        raise ValueError(f"min_p is {min_p}, and must be between 0 and 1")
+
+
 def sampler_chain(api: Api, *, temperature: float, top_k: int, top_p: float, min_p: float, seed: int) -> Any:
     """Make a sampler chain: greedy at temperature 0, else top-k, top-p, min-p, temperature, and a draw.
 
     Raises:
+        ValueError: as `check_sampling`.
         ContextError: llama.cpp could not make it.
     """
+    check_sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
     params = api.function("llama_sampler_chain_default_params")()
     chain = api.function("llama_sampler_chain_init")(params)
     if chain == api.ffi.NULL:
@@ -308,5 +356,11 @@ def sampler_free(api: Api, chain: Any) -> None:
 
 
 def sampler_sample(context: Context, chain: Any) -> int:
-    """Draw the next token from the logits of the last decoded one; the chain has accepted it."""
+    """Draw the next token from the logits of the last decoded one; the chain has accepted it.
+
+    Raises:
+        ContextError: nothing was decoded (C would abort).
+    """
+    if context.api.function("llama_get_logits_ith")(context.pointer, -1) == context.api.ffi.NULL:
+        raise ContextError("there are no logits to sample from: decode something first")
     return int(context.api.function("llama_sampler_sample")(chain, context.pointer, -1))

@@ -4,6 +4,6 @@ One rule: the cache takes a root path and knows neither the config nor how a lib
 """
 
 from nativeload.cache.digests import Stamp, sha256_of
-from nativeload.cache.store import LibraryCache, default_root
+from nativeload.cache.store import LibraryCache, check_directory, default_root
 
-__all__ = ["LibraryCache", "Stamp", "default_root", "sha256_of"]
+__all__ = ["LibraryCache", "Stamp", "check_directory", "default_root", "sha256_of"]

@@ -1,7 +1,7 @@
 """Are these the bytes that were hashed before?
 
 One rule: a digest is computed now, or taken from a receipt whose stamp (device, inode, size, mtime_ns, ctime_ns) still
-holds. ctime cannot be set back by a program, so a file with a restored mtime is noticed.
+holds. A program cannot set ctime back, so a file with a restored mtime is noticed.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class Stamp(Value, kw_only=True):
     ctime_ns: int
 
     @classmethod
-    def of(cls, path: str) -> Stamp:
-        """Read a regular file's stamp.
+    def of(cls, path: str | int) -> Stamp:
+        """Read the stamp of a regular file, by its path or by an open descriptor.
 
         Raises:
             OSError: the file cannot be reached, or it is no regular file (a FIFO would hang the reader).
@@ -43,24 +43,24 @@ class Stamp(Value, kw_only=True):
             ctime_ns=found.st_ctime_ns,
         )
 
-    def words(self) -> list[int]:
+    def words(self) -> str:
         """Return the five numbers as a receipt holds them."""
-        return [self.device, self.inode, self.size, self.mtime_ns, self.ctime_ns]
+        return f"{self.device} {self.inode} {self.size} {self.mtime_ns} {self.ctime_ns}"
 
 
 def sha256_of(path: str) -> tuple[str, Stamp]:
-    """Hash a whole file: its sha256 in hex and the stamp under which it was read.
+    """Hash a whole file: its sha256 in hex, and the stamp that held before and after it was read.
 
     Raises:
         OSError: the file cannot be read.
-        IntegrityError: the file changed while it was read.
+        IntegrityError: the file changed while it was read, or the path leads to another one now.
     """
-    before = Stamp.of(path)
+    before = Stamp.of(path)  # before it is opened: opening a FIFO would hang
     digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
+        opened = Stamp.of(file.fileno())
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
-    after = Stamp.of(path)
-    if before != after:
+    if not before == opened == Stamp.of(path):
         raise IntegrityError(path, expected="a file at rest", actual="a file that changed while it was read")
-    return digest.hexdigest(), after
+    return digest.hexdigest(), before

@@ -1,14 +1,16 @@
 """Where are receipts and verdicts kept, and who else could have written them?
 
 One rule: nothing is read from, or written to, a directory that another user could write.
+
+A note is a few lines of text, ``key value``, so that a start reads it without a parser's imports (json: 4 ms).
 """
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import time
+from contextlib import suppress
 
 from nativeload.cache.digests import Stamp, sha256_of
 from nativeload.errors import CacheError, UnsafeCacheError
@@ -17,7 +19,6 @@ from nativeload.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from typing import Any
 
 HASH_ALWAYS_BELOW = 64 << 20
 """Files smaller than this many bytes are hashed on every start; larger ones go by their stamp."""
@@ -35,17 +36,36 @@ def default_root() -> str | None:
     return os.path.join(home, ".llama-py") if os.path.isabs(home) and home != "/" else None
 
 
-def _check_directory(path: str, *, leaf: bool) -> None:
-    """Refuse a directory that others can write; a sticky ancestor such as /tmp is allowed."""
-    found = os.stat(path)
+def check_directory(path: str, *, owners: tuple[int, ...], sticky: bool = False) -> None:
+    """Refuse a directory that somebody else could write, directly or by replacing a directory above it.
+
+    Args:
+        path: an existing directory.
+        owners: the uids it may belong to; above it, root and the user are fine, and sticky directories such as /tmp.
+        sticky: whether the directory itself may be one like /tmp.
+
+    Raises:
+        UnsafeCacheError: naming the directory at fault.
+        CacheError: not a directory.
+    """
+    real = os.path.realpath(path)
+    found = os.stat(real)
     if not stat.S_ISDIR(found.st_mode):
         raise CacheError(path, "not a directory")
     if os.name != "posix":  # ACLs rule there; the user's profile directory is private by default
         return
-    if found.st_uid not in ((os.geteuid(),) if leaf else (0, os.geteuid())):
-        raise UnsafeCacheError(path, f"owned by uid {found.st_uid}", hint="Choose another NATIVELOAD_CACHE.")
-    writable = found.st_mode & 0o022
-    if writable and (leaf or not found.st_mode & stat.S_ISVTX):
+    if os.path.islink(path) and os.lstat(path).st_uid not in owners:
+        raise UnsafeCacheError(path, "a symbolic link of another user")
+    _check_one(real, found, owners, sticky=sticky)
+    while (parent := os.path.dirname(real)) != real:
+        _check_one(parent, os.stat(parent), (0, os.geteuid()), sticky=True)
+        real = parent
+
+
+def _check_one(path: str, found: os.stat_result, owners: tuple[int, ...], *, sticky: bool) -> None:
+    if found.st_uid not in owners:
+        raise UnsafeCacheError(path, f"owned by uid {found.st_uid}", hint="Choose another directory.")
+    if found.st_mode & 0o022 and not (sticky and found.st_mode & stat.S_ISVTX):
         mode = stat.S_IMODE(found.st_mode)
         raise UnsafeCacheError(path, f"mode {mode:04o} lets others write", hint=f"Run: chmod go-w {path}")
 
@@ -53,7 +73,7 @@ def _check_directory(path: str, *, leaf: bool) -> None:
 class LibraryCache(Value):
     """The directory of receipts and verdicts (default ``~/.llama-py``, 0700).
 
-    ``LibraryCache(None)`` is a cache that keeps nothing: everything is hashed and probed each time.
+    ``LibraryCache(None)`` keeps nothing: everything is hashed and probed each time.
     """
 
     root: str | None
@@ -66,45 +86,67 @@ class LibraryCache(Value):
         """
         if self.root is None or not os.path.isdir(self.root):
             return False
-        real = os.path.realpath(self.root)
-        if os.path.islink(self.root) and os.name == "posix" and os.lstat(self.root).st_uid != os.geteuid():
-            raise UnsafeCacheError(self.root, "a symbolic link of another user")
-        _check_directory(real, leaf=True)
-        while (parent := os.path.dirname(real)) != real:
-            _check_directory(parent, leaf=False)
-            real = parent
+        check_directory(self.root, owners=(os.geteuid(),) if os.name == "posix" else ())
         return True
 
-    def read(self, kind: str, key: str) -> dict[str, Any] | None:
+    def read(self, kind: str, key: str) -> dict[str, str] | None:
         """Return a note (``kind`` is ``receipts`` or ``probes``), or None where there is no readable one."""
         if self.root is None or not self.check():
             return None
         try:
             flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-            with os.fdopen(os.open(os.path.join(self.root, kind, f"{key}.json"), flags), "rb") as file:
-                note = json.loads(file.read(_NOTE_LIMIT))
+            with os.fdopen(os.open(os.path.join(self.root, kind, key), flags), "rb") as file:
+                text = file.read(_NOTE_LIMIT).decode()
         except (OSError, ValueError):  # absent or damaged: the work is done again, nothing is lost
             return None
-        return note if isinstance(note, dict) else None
+        if not text.endswith("\nend\n"):
+            return None
+        return dict(line.partition(" ")[::2] for line in text.splitlines()[:-1])
 
-    def write(self, kind: str, key: str, note: Mapping[str, Any]) -> str | None:
-        """Keep a note; return its path, or None where the cache cannot be written (read-only home, no home)."""
+    def write(self, kind: str, key: str, note: Mapping[str, str]) -> str | None:
+        """Keep a note; return its path, or None where the cache cannot be written (read-only home, no home).
+
+        Raises:
+            UnsafeCacheError: the cache is not the user's own.
+        """
         if self.root is None:
             return None
-        folder = os.path.join(self.root, kind)
+        lines = [f"{name} {_one_line(value)}\n" for name, value in note.items()]
         try:
-            os.makedirs(self.root, mode=0o700, exist_ok=True)
-            self.check()
-            os.makedirs(folder, mode=0o700, exist_ok=True)
+            folder = self._folder(kind)
             temporary = os.path.join(folder, f".{key}.{os.getpid()}.{os.urandom(4).hex()}")
+            path = os.path.join(folder, key)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
-            with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8") as file:
-                json.dump(note, file)
-            path = os.path.join(folder, f"{key}.json")
-            os.replace(temporary, path)
         except OSError:
             return None
+        try:
+            with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8", newline="\n") as file:
+                file.write("".join([*lines, "end\n"]))
+            os.replace(temporary, path)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(temporary)
+            return None
         return path
+
+    def _folder(self, kind: str) -> str:
+        """Make the directory of a kind of note; nothing is made below a directory that others can write."""
+        root = self.root or ""
+        existing = root
+        while not os.path.isdir(existing):
+            existing = os.path.dirname(existing)
+        if existing != root:
+            check_directory(existing, owners=(0, os.geteuid()) if os.name == "posix" else (), sticky=True)
+        folder = os.path.join(root, kind)
+        lacking = []
+        while not os.path.isdir(folder):
+            lacking.append(folder)
+            folder = os.path.dirname(folder)
+        for folder in reversed(lacking):  # makedirs() would leave the parents to the umask
+            with suppress(FileExistsError):
+                os.mkdir(folder, mode=0o700)
+        self.check()
+        return os.path.join(root, kind)
 
     def forget(self, kind: str) -> int:
         """Remove all notes of a kind; return how many there were.
@@ -117,18 +159,20 @@ class LibraryCache(Value):
             return 0
         folder = os.path.join(self.root, kind)
         try:
-            names = [name for name in os.listdir(folder) if name.endswith(".json")]
+            names = os.listdir(folder)
         except FileNotFoundError:
             return 0
+        except OSError as error:
+            raise CacheError(folder, error.strerror or str(error)) from error
         for name in names:
             try:
                 os.unlink(os.path.join(folder, name))
             except OSError as error:
                 raise CacheError(os.path.join(folder, name), error.strerror or str(error)) from error
-        return len(names)
+        return sum(not name.startswith(".") for name in names)
 
-    def digest(self, path: str) -> str:
-        """Return a file's sha256: computed now, or from its receipt if the file is large and unchanged since.
+    def digest(self, path: str) -> tuple[str, Stamp]:
+        """Return a file's sha256 and stamp: hashed now, or from its receipt if it is large and unchanged since.
 
         Raises:
             OSError: the file cannot be read.
@@ -137,16 +181,23 @@ class LibraryCache(Value):
         """
         stamp = Stamp.of(path)
         if stamp.size < HASH_ALWAYS_BELOW:
-            return sha256_of(path)[0]
+            return sha256_of(path)
         key = _receipt_key(path)
         receipt = self.read("receipts", key)
-        if receipt and receipt.get("stamp") == stamp.words() and isinstance(receipt.get("sha256"), str):
-            return str(receipt["sha256"])
+        if receipt and receipt.get("stamp") == stamp.words() and _is_digest(receipt.get("sha256", "")):
+            return receipt["sha256"], stamp
         digest, stamp = sha256_of(path)
-        if time.time_ns() - stamp.ctime_ns < _SETTLED:
-            return digest
-        self.write("receipts", key, {"path": path, "stamp": stamp.words(), "sha256": digest})
-        return digest
+        if time.time_ns() - stamp.ctime_ns >= _SETTLED:
+            self.write("receipts", key, {"path": path, "stamp": stamp.words(), "sha256": digest})
+        return digest, stamp
+
+
+def _is_digest(word: str) -> bool:
+    return len(word) == 64 and set(word) <= set("0123456789abcdef")  # noqa: PLR2004
+
+
+def _one_line(value: str) -> str:
+    return value.replace("\r", " ").replace("\n", " ").encode("utf-8", "backslashreplace").decode()
 
 
 def _receipt_key(path: str) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 import click
 
 from nativeload.cli.options import config_of, library_argument, library_options
-from nativeload.cli.report import print_resolution
+from nativeload.cli.report import print_json, print_resolution
 from nativeload.errors import NativeLoadError
+from nativeload.resolve.resolution import Decision, Rejected, Resolution, Source
 
 
 @click.command("resolve")
@@ -24,4 +25,7 @@ def command(library: str, *, explain: bool, as_json: bool, **said: Any) -> None:
         resolution = getattr(error, "resolution", None)
         if as_json and resolution is not None:
             print_resolution(resolution, as_json=True, explain=False)
+        elif as_json and (path := getattr(error, "path", None)) is not None:
+            rejected = Decision(Source.EXPLICIT, path, Rejected(str(error.args[0])))
+            print_json(Resolution(library=library, chosen=None, decisions=(rejected,)).to_dict())
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import Any
 
@@ -13,13 +14,21 @@ from nativeload.cli.report import spoken_warnings, summary
 _FIRST_PROMPT = "Once upon a time"
 
 
+def _finite(_: click.Context, parameter: click.Parameter, value: float) -> float:
+    if not value < math.inf:
+        raise click.BadParameter(f"{value} is not a finite number.", param=parameter)
+    return value
+
+
 @click.command("run")
 @click.argument("prompt", required=False)
 @click.option("--model", type=click.Path(), help="A GGUF file (default: the bundled story model).")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Tokens at most.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True, help="0 is greedy.")
+@click.option(
+    "--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True, help="0 is greedy.", callback=_finite
+)
 @click.option("--seed", type=click.IntRange(0, 2**32 - 2), help="The same seed gives the same text.")
-@click.option("--threads", type=click.IntRange(min=1), help="CPU threads (default: half of the usable cores).")
+@click.option("--threads", type=click.IntRange(1, 512), help="CPU threads (default: half of the usable cores).")
 @click.option("--ctx", "n_ctx", type=click.IntRange(min=1), help="Tokens the context holds.")
 @click.option("--echo/--no-echo", default=True, help="Print the prompt before its continuation.")
 @library_options
@@ -54,7 +63,10 @@ def command(
 
 def _prompt(prompt: str | None, model: str | None) -> str:
     if prompt == "-":
-        return sys.stdin.read()
+        try:
+            return sys.stdin.read()
+        except KeyboardInterrupt:
+            sys.exit(130)
     if prompt is None and model is not None:
         raise click.UsageError("Give a PROMPT for this model ('-' reads it from stdin).")
     return _FIRST_PROMPT if prompt is None else prompt

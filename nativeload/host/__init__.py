@@ -6,6 +6,7 @@ data, so it can be recorded on one machine and used on another.
 
 from __future__ import annotations
 
+from nativeload.errors import HostError
 from nativeload.host import cpu as _cpu
 from nativeload.host import gpu as _gpu
 from nativeload.host import libc as _libc
@@ -85,7 +86,11 @@ class Host(Value, kw_only=True):
         """
         from nativeload.host import record
 
-        return cls.from_dict(record.read_file(path))
+        data = record.read_file(path)
+        try:
+            return cls.from_dict(data)
+        except HostError as error:
+            raise HostError(f"{path}: {error.args[0]}", hint=error.hint) from error
 
     @classmethod
     def from_dict(cls, data: object) -> Host:

@@ -11,30 +11,34 @@ import os
 from nativeload.cache import LibraryCache, default_root
 from nativeload.errors import (
     BackendUnavailableError,
+    CacheError,
     DownloadUnavailableError,
     IntegrityError,
     LibraryNotFoundError,
     LoadError,
+    NativeLoadError,
+    UnsafeCacheWarning,
 )
 from nativeload.host import Host
-from nativeload.resolve import explicit, installed
 from nativeload.resolve.bundle import Bundle
-from nativeload.resolve.ranking import preferred, rank, required
+from nativeload.resolve.ranking import passed_over, preferred, rank, required
 from nativeload.resolve.resolution import (
     Accepted,
     Decision,
+    LibraryFile,
     LibrarySet,
     Rejected,
     Resolution,
     Source,
     Unknown,
 )
+from nativeload.threads import in_parallel
 from nativeload.value import Value, replace
 from nativeload.variant import Backend, Platform
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from nativeload.config import NativeLibraryConfig
 
@@ -50,12 +54,7 @@ class Shortlist(Value):
     host: Host
     sets: tuple[LibrarySet, ...]
     decisions: tuple[Decision, ...]
-    local: bool
-
-    @property
-    def cache(self) -> LibraryCache:
-        """The cache the config names."""
-        return LibraryCache(self.config.cache_dir or default_root())
+    cache: LibraryCache
 
 
 def shortlist(config: NativeLibraryConfig, host: Host | None = None) -> Shortlist:
@@ -65,26 +64,48 @@ def shortlist(config: NativeLibraryConfig, host: Host | None = None) -> Shortlis
         LoadError: the explicit path holds no library.
         IntegrityError: a description of files is not the one vouched for.
     """
-    current = Platform.current()
     target = Host.detect() if host is None else host
     bundles: list[Bundle] = []
     decisions: list[Decision] = []
-    for item in _asked(config, target.platform) if target.platform == current else _elsewhere(config, target.platform):
+    for item in _asked(config, target.platform):
         if isinstance(item, Bundle):
-            bundles.append(item)
+            bundles.append(_with_cuda_major(item, config))
         else:
             decisions.append(item)
     ranked = rank(bundles, target, config)
     sets, more = _constrained(ranked.sets, config, target)
-    return Shortlist(config, target, sets, (*decisions, *ranked.decisions, *more), local=host is None)
+    return Shortlist(config, target, sets, (*decisions, *ranked.decisions, *more), _cache(config))
+
+
+def _cache(config: NativeLibraryConfig) -> LibraryCache:
+    """Return the cache; one that was named must be safe, the default one is done without if it is not."""
+    if config.cache_dir is not None:
+        return LibraryCache(config.cache_dir)
+    cache = LibraryCache(default_root())
+    try:
+        cache.check()
+    except CacheError as error:
+        import warnings
+
+        warnings.warn(f"no receipts or verdicts are kept: {error}", UnsafeCacheWarning, stacklevel=2)
+        return LibraryCache(None)
+    return cache
 
 
 def _asked(config: NativeLibraryConfig, platform: Platform) -> list[Bundle | Decision]:
     """Ask the sources in order; a configured path is the only one asked."""
     if config.path is not None:
+        from nativeload.resolve import explicit
+
         return [explicit.find(config.library, config.path, platform, sha256=config.sha256)]
     found = [_search(config.library, directory, platform) for directory in config.search_directories or ()]
-    found.extend(installed.find(config.library, platform, packages=config.packages or ()))
+    if platform == Platform.current():
+        from nativeload.resolve import installed
+
+        found.extend(installed.find(config.library, platform, packages=config.packages or ()))
+    else:
+        reason = f"installed packages are for {Platform.current()}, the plan is for {platform}"
+        found.append(Decision(Source.INSTALLED, "this environment", Rejected(reason)))
     if config.auto_download:
         reason = "offline" if config.offline else f"this release has no download source and no pin for {config.library}"
         found.append(Decision(Source.DOWNLOAD, config.repo or config.library, Rejected(reason)))
@@ -93,18 +114,26 @@ def _asked(config: NativeLibraryConfig, platform: Platform) -> list[Bundle | Dec
 
 def _search(library: str, directory: str, platform: Platform) -> Bundle | Decision:
     """Look into a search directory: what it does not have moves on, what it has wrong raises."""
+    from nativeload.resolve import explicit
+
     if not os.path.isdir(directory):
         return Decision(Source.EXPLICIT, directory, Rejected("no such directory"))
     found = explicit.search(library, directory, platform)
     return found or Decision(Source.EXPLICIT, directory, Rejected(f"no {library} library in this directory"))
 
 
-def _elsewhere(config: NativeLibraryConfig, platform: Platform) -> list[Bundle | Decision]:
-    """A plan for another platform: a path may be for it, what is installed here is not."""
-    if config.path is not None:
-        return [explicit.find(config.library, config.path, platform, sha256=config.sha256)]
-    reason = f"installed packages are for {Platform.current()}, the plan is for {platform}"
-    return [Decision(Source.INSTALLED, "this environment", Rejected(reason))]
+def _with_cuda_major(bundle: Bundle, config: NativeLibraryConfig) -> Bundle:
+    """Read which CUDA a bundle's CUDA backends were built for, where a major was asked for."""
+    if type(dict(config.wants or ()).get(Backend.CUDA)) is not int:
+        return bundle
+    from nativeload.elf import read_elf
+
+    gpus = []
+    for file in bundle.gpus:
+        runtimes = [name for name in read_elf(file.path).needed if name.startswith("libcudart.so.")]
+        major = runtimes[0].removeprefix("libcudart.so.").partition(".")[0] if runtimes else ""
+        gpus.append(replace(file, cuda=int(major)) if major.isdecimal() else file)
+    return replace(bundle, gpus=tuple(gpus))
 
 
 def _constrained(
@@ -116,15 +145,21 @@ def _constrained(
         digest = config.pin.partition("@")[2]
         reason = f"manifest {digest} not here: this release has no source that could bring it"
         return (), [*decisions, Decision(Source.CACHED, config.pin, Unknown(reason))]
+    kept: list[LibrarySet] = []
+    decisions = []
+    for item in sets:
+        # A library that carries its backends inside shows them only in the probe.
+        lacking = [backend for backend in required(config) if item.cpu is not None and item.gpu != backend]
+        if lacking:
+            reason = f"{lacking[0]} is required, and this set has no {lacking[0]} backend"
+            decisions.append(Decision(item.source, str(item), Rejected(reason)))
+        else:
+            kept.append(item)
     if config.selecting_policy is None:
-        return sets, []
-    kept = tuple(config.selecting_policy(sets, host))
-    dropped = [
-        Decision(item.source, str(item), Rejected("dropped by the selecting policy"))
-        for item in sets
-        if item not in kept
-    ]
-    return kept, dropped
+        return tuple(kept), decisions
+    policy = tuple(config.selecting_policy(tuple(kept), host))
+    dropped = [Decision(item.source, str(item), Rejected("dropped by the selecting policy")) for item in kept]
+    return policy, [*decisions, *(decision for item, decision in zip(kept, dropped, strict=True) if item not in policy)]
 
 
 def verify(chosen: LibrarySet, cache: LibraryCache) -> LibrarySet:
@@ -134,16 +169,39 @@ def verify(chosen: LibrarySet, cache: LibraryCache) -> LibrarySet:
         IntegrityError: a file is not the declared one. Final: nothing else is tried.
         LoadError: a file cannot be read.
     """
-    files = []
-    for file in chosen.files:
+    return replace(chosen, files=tuple(in_parallel(lambda file: _verified(file, cache), chosen.files)))
+
+
+def _verified(file: LibraryFile, cache: LibraryCache) -> LibraryFile:
+    try:
+        actual, stamp = cache.digest(file.path)
+    except OSError as error:
+        raise LoadError(file.path, error.strerror or str(error)) from error
+    if file.declared is not None and actual != file.declared:
+        raise IntegrityError(file.path, expected=f"sha256 {file.declared}", actual=f"sha256 {actual}")
+    if file.size not in (0, stamp.size):
+        raise IntegrityError(file.path, expected=f"{file.size} bytes", actual=f"{stamp.size} bytes")
+    return replace(file, sha256=actual, size=stamp.size, stamp=stamp)
+
+
+def first_whole(found: Shortlist, sets: Sequence[LibrarySet], tried: list[Decision]) -> Iterator[LibrarySet]:
+    """Yield the sets whose files are all there, hashed and as declared; note the others.
+
+    An installed package that lost a file has nothing to offer and is passed over; what the user named raises.
+
+    Raises:
+        IntegrityError: a file is not the declared one. Final: nothing else is tried.
+        LoadError: a file that the user named cannot be read.
+    """
+    for candidate in sets:
         try:
-            actual, size = cache.digest(file.path), os.path.getsize(file.path)
-        except OSError as error:
-            raise LoadError(file.path, error.strerror or str(error)) from error
-        if file.declared is not None and actual != file.declared:
-            raise IntegrityError(file.path, expected=f"sha256 {file.declared}", actual=f"sha256 {actual}")
-        files.append(replace(file, sha256=actual, size=size))
-    return replace(chosen, files=tuple(files))
+            whole = verify(candidate, found.cache)
+        except LoadError as error:
+            if candidate.source is Source.EXPLICIT:
+                raise
+            tried.append(Decision(candidate.source, str(candidate), Rejected(f"{error.path}: {error.reason}")))
+            continue
+        yield whole
 
 
 def conclude(found: Shortlist, chosen: LibrarySet | None, tried: Sequence[Decision] = ()) -> Resolution:
@@ -153,12 +211,12 @@ def conclude(found: Shortlist, chosen: LibrarySet | None, tried: Sequence[Decisi
     if chosen is not None:
         proof = f"verified by {verified}" if verified else "not verified: nobody vouched for it but the user"
         decisions.append(Decision(chosen.source, str(chosen), Accepted(f"best for this host; {proof}")))
-        seen = {decision.candidate for decision in tried} | {str(chosen)}
-        origins = {chosen.origin}
-        for item in found.sets:
-            if item.origin not in origins and str(item) not in seen:
-                origins.add(item.origin)
-                decisions.append(Decision(item.source, str(item), Rejected(f"passed over: {chosen} ranks higher")))
+        told = {decision.candidate for decision in decisions}
+        decisions.extend(
+            Decision(item.source, str(item), Rejected(passed_over(item, chosen)))
+            for item in found.sets
+            if str(item) not in told
+        )
     return Resolution(
         library=found.config.library,
         chosen=chosen,
@@ -179,14 +237,25 @@ def _lacking(found: Shortlist, chosen: LibrarySet | None) -> list[Backend]:
 
 
 def _why_not(found: Shortlist, backend: Backend) -> str:
+    """Return why there is no device of a backend: this host, or what was said of the files that could serve it."""
     if not any(gpu.backend is backend for gpu in found.host.gpus):
         return found.host.why_no(backend)
-    return f"no {backend} backend in any candidate"
+    reasons = [item.verdict.reason for item in found.decisions if f"-{backend}." in item.candidate]
+    return reasons[0] if reasons else f"no {backend} backend in any candidate"
 
 
-def missing(found: Shortlist, tried: Sequence[Decision] = ()) -> Exception:
+def missing(found: Shortlist, tried: Sequence[Decision] = ()) -> NativeLoadError:
     """Say that no set could serve, in the error that tells what to do."""
     resolution = conclude(found, None, tried)
+    for backend in required(found.config):
+        if any(f"{backend} is required" in decision.verdict.reason for decision in resolution.decisions):
+            return BackendUnavailableError(
+                backend,
+                found.config.path or found.config.library,
+                f"{backend} is required: {_why_not(found, backend)}",
+                hint=f"Say with_{backend}() to prefer it without requiring it.",
+                resolution=resolution,
+            )
     if found.config.auto_download:
         from nativeload.config import NO_DOWNLOAD
 
@@ -195,30 +264,11 @@ def missing(found: Shortlist, tried: Sequence[Decision] = ()) -> Exception:
     return LibraryNotFoundError(resolution, hint=_WAYS_ON)
 
 
-def check_required(found: Shortlist, chosen: LibrarySet) -> None:
-    """Refuse a set that cannot have a device of a required backend, before anything is opened.
-
-    Raises:
-        BackendUnavailableError: naming the backend and the reason.
-    """
-    for backend in required(found.config):
-        if chosen.cpu is not None and chosen.gpu != backend:
-            resolution = conclude(found, None)
-            raise BackendUnavailableError(
-                backend,
-                chosen.directory,
-                f"{backend} is required: {_why_not(found, backend)}",
-                hint=f"Say with_{backend}() to prefer it without requiring it.",
-                resolution=resolution,
-            )
-
-
 def plan(config: NativeLibraryConfig, host: Host | None = None) -> Resolution:
     """Say what a settled config would use on a host; nothing is opened, fetched or started."""
     found = shortlist(config, host)
-    if not found.sets:
-        return conclude(found, None)
-    return conclude(found, verify(found.sets[0], LibraryCache(None) if host else found.cache))
+    tried: list[Decision] = []
+    return conclude(found, next(first_whole(found, found.sets, tried), None), tried)
 
 
 def resolve(config: NativeLibraryConfig) -> Resolution:
@@ -230,7 +280,8 @@ def resolve(config: NativeLibraryConfig) -> Resolution:
         IntegrityError: a file is not the declared one.
     """
     found = shortlist(config)
-    if not found.sets:
-        raise missing(found)
-    check_required(found, found.sets[0])
-    return conclude(found, verify(found.sets[0], found.cache))
+    tried: list[Decision] = []
+    chosen = next(first_whole(found, found.sets, tried), None)
+    if chosen is None:
+        raise missing(found, tried)
+    return conclude(found, chosen, tried)

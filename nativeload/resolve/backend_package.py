@@ -9,14 +9,16 @@ on"]}]}``. Core artifacts stand in load order; ``label`` is the variant of a CPU
 
 from __future__ import annotations
 
+import hashlib
 import os
 
-from nativeload.cache import sha256_of
+from nativeload import cpu_variants
+from nativeload.cache import Stamp
 from nativeload.errors import IntegrityError, LoadError
 from nativeload.resolve.bundle import Bundle
 from nativeload.resolve.resolution import LibraryFile, Role, Source
-from nativeload.value import Value
-from nativeload.variant import Platform
+from nativeload.value import Value, replace
+from nativeload.variant import GPU_BACKENDS, Platform
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -56,16 +58,7 @@ class BackendPackage(Value, kw_only=True):
             raise LoadError(directory, error.strerror or str(error)) from error
         if extra:
             raise IntegrityError(os.path.join(directory, extra[0]), expected="declared files only", actual="this file")
-        files = tuple(
-            LibraryFile(
-                path=os.path.join(directory, file.path),
-                role=file.role,
-                label=file.label,
-                needs=file.needs,
-                declared=file.declared,
-            )
-            for file in self.artifacts
-        )
+        files = tuple(replace(file, path=os.path.join(directory, file.path)) for file in self.artifacts)
         return Bundle(
             library=self.library,
             platform=self.platform,
@@ -90,15 +83,16 @@ def read(path: str, *, digest: str) -> BackendPackage:
         LoadError: it cannot be read, or is not of the form.
     """
     try:
-        if os.path.getsize(path) > _JSON_LIMIT:
+        Stamp.of(path)  # opening a FIFO would hang
+        with open(path, "rb") as file:
+            raw = file.read(_JSON_LIMIT + 1)
+        if len(raw) > _JSON_LIMIT:
             raise LoadError(path, f"larger than {_JSON_LIMIT} bytes")
-        actual = sha256_of(path)[0]
-        if actual != digest:
+        if (actual := hashlib.sha256(raw).hexdigest()) != digest:
             raise IntegrityError(path, expected=f"sha256 {digest}", actual=f"sha256 {actual}")
         import json
 
-        with open(path, "rb") as file:
-            return _package(json.loads(file.read()))
+        return _package(json.loads(raw))
     except OSError as error:
         raise LoadError(path, error.strerror or str(error)) from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -106,7 +100,12 @@ def read(path: str, *, digest: str) -> BackendPackage:
 
 
 def _package(table: dict[str, Any]) -> BackendPackage:
-    if not isinstance(table, dict) or table.get("schema") != 1 or set(table) != _KEYS:
+    if (
+        not isinstance(table, dict)
+        or type(table.get("schema")) is not int
+        or table["schema"] != 1
+        or set(table) != _KEYS
+    ):
         raise ValueError(f"schema 1 has the keys {', '.join(sorted(_KEYS))}")
     artifacts = table["artifacts"]
     if not isinstance(artifacts, list) or not 0 < len(artifacts) <= _COUNT_LIMIT:
@@ -140,6 +139,13 @@ def _artifact(item: dict[str, Any]) -> LibraryFile:
         raise ValueError(f"{size!r} is not a file's size")
     role = Role(item["role"])
     label = item.get("label", "")
+    known: list[str] | None = None
+    if role is Role.GPU:
+        known = [str(backend) for backend in GPU_BACKENDS]
+    elif role is Role.CPU:
+        known = [*cpu_variants.X86_64, *cpu_variants.ARM64]
+    if not isinstance(label, str) or (known is not None and label not in known):
+        raise ValueError(f"{label!r} is no label of a {role} artifact")
     return LibraryFile(
         path=_word(item["name"]),
         role=role,

@@ -56,22 +56,30 @@ class Bundle(Value, kw_only=True):
     vouched: str | None = None
     own: bool = False
 
-    @property
-    def paths(self) -> frozenset[str]:
-        """The paths of all files."""
-        return frozenset(file.path for file in (*self.core, *self.cpus, *self.gpus, *self.runtime))
-
 
 def stem_of(name: str) -> str | None:
-    """Return a shared library's bare name: ``libggml-base.so.0`` and ``ggml-base.dll`` are ``ggml-base``."""
+    """Return a shared library's bare name: ``libggml-base.so.0``, ``libggml-base.0.dylib`` and ``ggml-base.dll``.
+
+    All three are ``ggml-base``; a version that is part of the name (``libllama.v0.5.0.so``) stays.
+    """
     if name.endswith(".dll"):
         return name[:-4].removeprefix("lib")
     if not name.startswith("lib"):
         return None
     head, dot, tail = name[3:].partition(".so")
-    if dot and (not tail or tail.startswith(".")):
+    if dot and (not tail or (tail[0] == "." and tail.replace(".", "").isdecimal())):  # not libllama.so.sha256
         return head
-    return name[3:-6] if name.endswith(".dylib") else None
+    if not name.endswith(".dylib"):
+        return None
+    stem = name[3:-6]
+    while stem.rpartition(".")[2].isdecimal():
+        stem = stem.rpartition(".")[0]
+    return stem
+
+
+def _major(path: str) -> str:
+    """Return the first number after ``.so``: two of them are two libraries, not two names of one."""
+    return os.path.basename(path).partition(".so.")[2].partition(".")[0]
 
 
 def role_of(path: str, library: str) -> tuple[Role, str] | None:
@@ -99,8 +107,11 @@ def _is_hash(tail: str) -> bool:
 
 
 def _preference(path: str) -> tuple[int, int, str]:
-    """Order the copies of one file: the SONAME (``.so.0``) first, then ``.so``, then the full version."""
-    tail = os.path.basename(path).rpartition(".so")[2]
+    """Order the copies of one file: its SONAME (``.so.0``, ``.0.dylib``), then the bare name, then the full version."""
+    name = os.path.basename(path)
+    tail = name.rpartition(".so")[2]
+    if name.endswith(".dylib"):
+        tail = name[:-6].removeprefix(f"lib{stem_of(name)}")
     return (0 if tail.count(".") == 1 else 1 if not tail else 2, len(path), path)
 
 
@@ -128,7 +139,8 @@ def classify(paths: Iterable[str], library: str) -> dict[str, tuple[LibraryFile,
 
 
 def _file(role: Role, label: str, copies: list[str]) -> LibraryFile:
-    if role is Role.CORE and len({stem_of(os.path.basename(path)) for path in copies}) > 1:
+    stems = {stem_of(os.path.basename(path)) for path in copies}
+    if role is Role.CORE and (len(stems) > 1 or len({_major(path) for path in copies} - {""}) > 1):
         names = ", ".join(sorted(os.path.basename(path) for path in copies))
         hint = "Name the library file itself, or keep one build in a directory."
         raise LoadError(os.path.dirname(copies[0]), f"two builds in one place: {names}", hint=hint)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 
-from nativeload.errors import ConfigError, LoadError
+from nativeload.cache import check_directory
+from nativeload.errors import CacheError, ConfigError, LoadError
 from nativeload.resolve.bundle import Bundle, classify, has_library, role_of
 from nativeload.resolve.resolution import LibraryFile, Role, Source
 from nativeload.value import replace
@@ -44,12 +45,20 @@ def search(library: str, directory: str, platform: Platform) -> Bundle | None:
     Raises:
         LoadError: somebody else could write to the directory, or it holds two builds.
     """
-    found = os.stat(directory)
-    if os.name == "posix" and (found.st_uid not in (0, os.geteuid()) or found.st_mode & 0o022):
-        hint = "A search directory belongs to root or to the user alone."
-        raise LoadError(directory, "others can write to this search directory", hint=hint)
+    _check_ownership(directory)
     parts = classify(_files(directory), library)
+    for file in (*parts["core"], *parts["cpus"], *parts["gpus"], *parts["runtime"]):
+        if os.name == "posix" and os.stat(file.path).st_mode & 0o022:
+            raise LoadError(file.path, "others can write to this file", hint=f"Run: chmod go-w {file.path}")
     return _bundle(library, platform, directory, directory, parts) if has_library(parts["core"], library) else None
+
+
+def _check_ownership(directory: str) -> None:
+    try:
+        check_directory(directory, owners=(0, os.geteuid()) if os.name == "posix" else ())
+    except CacheError as error:
+        reason = f"others can write to this search directory ({error.args[0]})"
+        raise LoadError(directory, reason, hint="It must belong to root or to you alone.") from error
 
 
 def _in_directory(library: str, path: str, platform: Platform) -> Bundle:

@@ -45,9 +45,9 @@ class Distribution(Value, kw_only=True):
 def distributions(path: Sequence[str] | None = None) -> Iterator[Distribution]:
     """List the distributions on ``sys.path``, the first of a name winning, as imports do."""
     seen: set[str] = set()
-    for root in dict.fromkeys(sys.path if path is None else path):
+    for root in dict.fromkeys(_site_directories() if path is None else path):
         found: dict[str, list[Distribution]] = {}
-        for entry in _listdir(root or os.curdir):
+        for entry in _listdir(root):
             if entry.endswith(".dist-info") and not entry.startswith("~"):
                 name, _, version = entry[: -len(".dist-info")].rpartition("-")
                 info = os.path.join(os.path.abspath(root), entry)
@@ -59,6 +59,15 @@ def distributions(path: Sequence[str] | None = None) -> Iterator[Distribution]:
             if name not in seen:
                 seen.add(name)
                 yield several[0] if len(several) == 1 else _newest(several)
+
+
+def _site_directories() -> list[str]:
+    """Return ``sys.path`` without the current directory: what lies there was not installed."""
+    try:
+        here = os.getcwd()
+    except OSError:  # it was removed
+        here = ""
+    return [root for root in sys.path if root and (os.path.abspath(root) != here or root.endswith("-packages"))]
 
 
 def _newest(several: list[Distribution]) -> Distribution:
@@ -88,7 +97,7 @@ def record(distribution: Distribution) -> dict[str, str]:
         OSError: there is no RECORD.
     """
     hashes: dict[str, str] = {}
-    with open(os.path.join(distribution.info, "RECORD"), encoding="utf-8") as file:
+    with open(os.path.join(distribution.info, "RECORD"), encoding="utf-8", errors="surrogateescape") as file:
         for line in file:
             name, _, rest = line.rstrip("\n").rpartition(",")[0].rpartition(",")
             if name and not name.startswith('"') and rest.startswith("sha256="):
@@ -129,11 +138,13 @@ def find(
         missing.discard(distribution.name)
         foreign = _FOREIGN.get(distribution.name)
         if foreign and foreign[0] == library:
-            yield _checked(distribution, lambda item: _foreign(item, library, platform))
+            found = _checked(distribution, lambda item: _foreign(item, library, platform))
         elif accepted(distribution, packages):
-            bundle = _checked(distribution, lambda item: _own(item, platform))
-            if isinstance(bundle, Decision) or bundle.library == library:
-                yield bundle
+            found = _checked(distribution, lambda item: _own(item, library, platform))
+        else:
+            continue
+        if found is not None:
+            yield found
     for name in sorted(missing):
         yield _rejected(name, "named as a backend package, but not installed")
 
@@ -142,13 +153,15 @@ def _rejected(candidate: object, reason: str) -> Decision:
     return Decision(Source.INSTALLED, str(candidate), Rejected(reason))
 
 
-def _checked(distribution: Distribution, read: _Reader) -> Bundle | Decision:
+def _checked(distribution: Distribution, read: _Reader) -> Bundle | Decision | None:
     try:
         return read(distribution)
     except OSError as error:
         return _rejected(distribution, f"its RECORD cannot be read ({error.strerror}): it is not verifiable")
     except LoadError as error:
         return _rejected(distribution, error.reason)
+    except ValueError as error:  # a RECORD that is no UTF-8
+        return _rejected(distribution, f"its RECORD cannot be read ({error}): it is not verifiable")
 
 
 def _foreign(distribution: Distribution, library: str, platform: Platform) -> Bundle | Decision:
@@ -200,13 +213,16 @@ def _bundle(
     )
 
 
-def _own(distribution: Distribution, platform: Platform) -> Bundle | Decision:
+def _own(distribution: Distribution, library: str, platform: Platform) -> Bundle | Decision | None:
+    """Return a backend package's files, why it cannot serve, or None where it carries another library."""
     hashes = record(distribution)
     names = [name for name in hashes if os.path.basename(name) == backend_package.FILE]
     if len(names) != 1:
         return _rejected(distribution, f"RECORD vouches for {len(names)} {backend_package.FILE}, not one")
     path = os.path.join(distribution.root, names[0])
     described = backend_package.read(path, digest=hashes[names[0]])
+    if described.library != library:
+        return None
     if described.platform != platform:
         return _rejected(distribution, f"made for {described.platform}, and this is {platform}")
     prefix = os.path.dirname(names[0])
@@ -227,7 +243,7 @@ def bundled(soname: str, *, path: Sequence[str] | None = None) -> Iterator[Libra
     for distribution in distributions(path):
         try:
             hashes = record(distribution)
-        except OSError:
+        except (OSError, ValueError):  # no RECORD, or one that is no UTF-8
             continue
         for name, digest in hashes.items():
             file = os.path.join(distribution.root, name)
@@ -247,7 +263,7 @@ def unaccepted(packages: Sequence[str] = (), *, path: Sequence[str] | None = Non
             continue
         try:
             carries = any(os.path.basename(name) == backend_package.FILE for name in record(distribution))
-        except OSError:
+        except (OSError, ValueError):
             continue
         if carries:
             hint = f"not accepted: name it with with_backend_package({distribution.name!r})"
@@ -257,4 +273,4 @@ def unaccepted(packages: Sequence[str] = (), *, path: Sequence[str] | None = Non
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    _Reader = Callable[[Distribution], Bundle | Decision]
+    _Reader = Callable[[Distribution], Bundle | Decision | None]

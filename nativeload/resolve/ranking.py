@@ -47,6 +47,8 @@ def rank(bundles: Iterable[Bundle], host: Host, config: NativeLibraryConfig) -> 
     The order: sets with a preferred backend, then (for installed packages) our own backend packages, the better CPU
     score, and the name; within one bundle the GPU before the CPU alone and the higher CPU score first.
     """
+    if config.cpu:
+        cpu_variants.allowed(config.cpu, host.platform)  # a word of another processor family is an error everywhere
     decisions: list[Decision] = []
     keyed: list[tuple[tuple[int, int, int, int, int, str, int, int], LibrarySet]] = []
     for place, bundle in enumerate(bundles):
@@ -93,9 +95,12 @@ def _gpus(
     usable: list[LibraryFile] = []
     for file in bundle.gpus:
         backend = Backend(file.label)
+        want = wanted(config, backend)
         reason = None
-        if wanted(config, backend) is False:
+        if want is False:
             reason = f"{backend} is switched off in the config"
+        elif file.cuda is not None and type(want) is int and file.cuda != want:
+            reason = f"built for CUDA {file.cuda}, and CUDA {want} was asked for"
         elif not config.skip_check and not any(gpu.backend is backend for gpu in host.gpus):
             reason = host.why_no(backend)
         if reason:
@@ -103,10 +108,7 @@ def _gpus(
         else:
             usable.append(file)
     usable.sort(
-        key=lambda file: (
-            Backend(file.label) not in preferred(config),
-            GPU_BACKENDS.index(Backend(file.label)),
-        )
+        key=lambda file: (Backend(file.label) not in preferred(config), GPU_BACKENDS.index(Backend(file.label)))
     )
     return [*usable, None]
 
@@ -115,31 +117,48 @@ def _cpus(
     bundle: Bundle, host: Host, config: NativeLibraryConfig, decisions: list[Decision]
 ) -> list[LibraryFile | None]:
     """Return the CPU backends this host can run, best first; [None] where the library carries its own."""
+    reason = _unfit(bundle, host, config)
+    if reason:
+        decisions.append(Decision(bundle.source, bundle.origin, Rejected(reason)))
+        return []
     if not bundle.cpus:
-        if config.cpu and not config.skip_check:
-            reason = f"its CPU level is not declared, so the ceiling {config.cpu!r} cannot be kept"
-            decisions.append(Decision(bundle.source, bundle.origin, Rejected(reason)))
-            return []
         return [None]
-    allowed = cpu_variants.allowed(config.cpu, bundle.platform)
     usable: list[LibraryFile] = []
     for file in bundle.cpus:
-        lacking = sorted(file.needs - host.cpu.features)
-        if file.label not in allowed:
+        lacking = _lacking(file, host, config)
+        if config.cpu and file.label not in cpu_variants.allowed(config.cpu, bundle.platform):
             decisions.append(_decision(bundle, file, Rejected(f"above the ceiling {config.cpu!r}")))
-        elif lacking and not config.skip_check:
-            decisions.append(_decision(bundle, file, Rejected(f"needs {', '.join(lacking)}, which this CPU lacks")))
+        elif lacking:
+            decisions.append(_decision(bundle, file, Rejected(f"needs {lacking}, which this CPU lacks")))
         else:
             usable.append(file)
     usable.sort(key=lambda file: (-_score(file), file.label))
-    for file in usable[1:]:
-        text = f"passed over: {usable[0].label} scores {_score(usable[0])}, this one {_score(file)}"
-        decisions.append(_decision(bundle, file, Rejected(text)))
     if not usable:
         reason = "none of its CPU backends runs here"
         decisions.append(Decision(bundle.source, bundle.origin, Rejected(reason)))
     return list(usable)
 
 
+def _lacking(file: LibraryFile, host: Host, config: NativeLibraryConfig) -> str:
+    return "" if config.skip_check else ", ".join(sorted(file.needs - host.cpu.features))
+
+
+def _unfit(bundle: Bundle, host: Host, config: NativeLibraryConfig) -> str | None:
+    """Return why a bundle cannot serve whichever backend is taken."""
+    if config.cpu and not bundle.cpus:
+        return f"its CPU level is not declared, so the ceiling {config.cpu!r} cannot be kept"
+    for file in (*bundle.runtime, *bundle.core):
+        if lacking := _lacking(file, host, config):
+            return f"{file.name} needs {lacking}, which this CPU lacks"
+    return None
+
+
 def _decision(bundle: Bundle, file: LibraryFile, verdict: Accepted | Rejected) -> Decision:
     return Decision(bundle.source, f"{bundle.origin}: {file.name}", verdict)
+
+
+def passed_over(item: LibrarySet, chosen: LibrarySet) -> str:
+    """Return why a set that could serve was not taken."""
+    if item.origin == chosen.origin and item.gpu == chosen.gpu and item.cpu and chosen.cpu:
+        return f"passed over: {chosen.cpu.label} scores {_score(chosen.cpu)}, this one {_score(item.cpu)}"
+    return f"passed over: {chosen} ranks higher"

@@ -16,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from nativeload.cache import Stamp
+
 
 class Source(enum.StrEnum):
     """Where a set may come from, in order."""
@@ -86,6 +88,8 @@ class LibraryFile(Value, kw_only=True):
         size: bytes.
         sha256: hex; None until the file is hashed.
         declared: the sha256 somebody vouched for (RECORD, a backend package, the user); None where nobody did.
+        stamp: what the file system said of it when it was hashed.
+        cuda: the CUDA major a CUDA backend was built for, where somebody asked.
     """
 
     path: str
@@ -95,6 +99,8 @@ class LibraryFile(Value, kw_only=True):
     size: int = 0
     sha256: str | None = None
     declared: str | None = None
+    stamp: Stamp | None = None
+    cuda: int | None = None
 
     @property
     def name(self) -> str:
