@@ -50,6 +50,7 @@ CALLS: dict[str, tuple[str, tuple[object, ...], dict[str, object], dict[str, obj
     "ROCm": ("with_rocm", ("require",), {}, {"wants": ((Backend.ROCM, "require"),)}),
     "WithAvx": ("with_avx", ("AVX2",), {}, {"cpu": "avx2"}),
     "WithAvx, a variant": ("with_avx", ("zen4",), {}, {"cpu": "zen4"}),
+    "(offline)": ("with_offline", (), {}, {"offline": True}),
     "WithAutoFallback": ("with_auto_fallback", (False,), {}, {"auto_fallback": False}),
     "SkipCheck": ("with_skip_check", (), {}, {"skip_check": True}),
     "WithSearchDirectory": ("with_search_directory", ("/a",), {}, {"search_directories": ("/a",)}),

@@ -32,7 +32,7 @@ _BELOW_RESOLVE = _WORDS | {
 }
 _SOURCE = _BELOW_RESOLVE | {"nativeload.resolve.bundle", "nativeload.resolve.resolution"}
 _RESOLVE = _SOURCE | {"nativeload.resolve", "nativeload.resolve.ranking", "nativeload.resolve.backend_package"}
-_RESOLVE |= {"nativeload.resolve.explicit", "nativeload.resolve.installed"}
+_RESOLVE |= {"nativeload.resolve.explicit", "nativeload.resolve.installed", "nativeload.threads"}
 _LOADING = _RESOLVE | {"nativeload.log", "nativeload.opening", "nativeload.probe"}
 _BINDING = _LOADING | {"nativeload.loading"}
 ALLOWED: dict[str, set[str]] = {
@@ -40,6 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "nativeload.errors": set(),
     "nativeload.value": set(),
     "nativeload.log": set(),
+    "nativeload.threads": set(),
     "nativeload.variant": _VALUES,
     "nativeload.cpu_variants": _WORDS,
     "nativeload.host": _WORDS,
@@ -56,7 +57,7 @@ ALLOWED: dict[str, set[str]] = {
     "nativeload.resolve.installed": _SOURCE | {"nativeload.resolve.backend_package"},
     "nativeload.resolve": _RESOLVE,
     "nativeload.opening": _RESOLVE,
-    "nativeload.probe": _RESOLVE | {"nativeload.opening", "nativeload.log"},
+    "nativeload.probe": _RESOLVE | {"nativeload", "nativeload.opening", "nativeload.log"},
     "nativeload.probe_child": _RESOLVE | {"nativeload.opening"},
     "nativeload.loading": _LOADING,
     "nativeload_llama": _BINDING | {"nativeload_llama", "nativeload_llama.abi"},
@@ -268,7 +269,7 @@ def test_the_way_to_the_first_call_imports_next_to_nothing(tmp_path: Path) -> No
         "print(json.dumps([len(tokens), sorted(set(sys.modules) - before), sorted(before)]))"
     )
     _run(code, NATIVELOAD_CACHE=str(cache))
-    assert list(cache.glob("probes/*.json"))
+    assert list(cache.glob("probes/*"))
     count, imported, before = json.loads(_run(code, NATIVELOAD_CACHE=str(cache)))
     assert count > 0
     assert "nativeload.loading" in imported

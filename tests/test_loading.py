@@ -103,7 +103,7 @@ def test_a_binding_may_check_what_was_loaded_without_it(build: Callable[..., Pat
     from nativeload.probe import Check
     first = config.load()
     bare = dict(first.facts)
-    check = Check("tests.scenarios:inspect", lambda facts: facts["handles"])
+    check = Check("tests.scenarios:inspect", lambda facts: str(facts["handles"]), "1")
     second, third = load(config, check), load(config, check)
     say([bare, second is first, third is first, dict(first.facts), config.load() is first])
     """
@@ -121,7 +121,8 @@ def test_a_check_that_refuses_what_is_loaded_leaves_it_loaded(build: Callable[..
     def judge(facts):
         raise LookupError("no binding for this one")
     first = config.load()
-    say([attempt(lambda: load(config, Check("tests.scenarios:inspect", judge))), config.load() is first, first.facts])
+    check = Check("tests.scenarios:inspect", judge, "1")
+    say([attempt(lambda: load(config, check)), config.load() is first, first.facts])
     """
     error, same, facts = run(code, LIBRARY=stub_bundle(build, tmp_path / "bundle"))
     assert error["error"] == "UnknownLayoutError"

@@ -244,7 +244,7 @@ class Llama:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._native.closed else "open"
+        state = "closed" if self._native.closed else f"n_ctx={self._native.n_ctx}"
         return f"<Llama {os.path.basename(self._model.path)} {state}>"
 
 
@@ -254,6 +254,7 @@ class _Native:
     def __init__(self, context: low_level.Context) -> None:
         self._context: low_level.Context | None = context
         self._loaded = context.api.loaded
+        self.n_ctx = context.n_ctx
         self._lock = _thread.allocate_lock()
         self._owner = 0
         self.closed = False

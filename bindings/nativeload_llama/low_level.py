@@ -78,8 +78,9 @@ def model_load_from_file(api: Api, path: str, *, n_gpu_layers: int = -1) -> Mode
 
 def _check_gguf(path: str) -> None:
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
-            raise ModelError(path, "not a regular file")
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise ModelError(path, "a directory" if stat.S_ISDIR(mode) else "not a regular file")
         with open(path, "rb") as file:
             magic = file.read(4)
     except OSError as error:
@@ -162,7 +163,8 @@ def init_from_model(model: Model, *, n_ctx: int, n_batch: int, n_threads: int) -
 
 def _check_range(name: str, value: int, most: int) -> None:
     if not 1 <= value <= most:
-        raise ContextError(f"{name} is {value}, and must be between 1 and {most}")
+        bound = "at least 1" if value < 1 else f"at most {most}"
+        raise ContextError(f"{name} is {value}, and must be {bound}")
 
 
 def free(context: Context) -> None:

@@ -211,12 +211,7 @@ def conclude(found: Shortlist, chosen: LibrarySet | None, tried: Sequence[Decisi
     if chosen is not None:
         proof = f"verified by {verified}" if verified else "not verified: nobody vouched for it but the user"
         decisions.append(Decision(chosen.source, str(chosen), Accepted(f"best for this host; {proof}")))
-        told = {decision.candidate for decision in decisions}
-        decisions.extend(
-            Decision(item.source, str(item), Rejected(passed_over(item, chosen)))
-            for item in found.sets
-            if str(item) not in told
-        )
+        decisions.extend(_passed_over(found, chosen, tried))
     return Resolution(
         library=found.config.library,
         chosen=chosen,
@@ -224,6 +219,24 @@ def conclude(found: Shortlist, chosen: LibrarySet | None, tried: Sequence[Decisi
         verified_by=verified,
         shortfall=tuple((backend, _why_not(found, backend)) for backend in _lacking(found, chosen)),
     )
+
+
+def _passed_over(found: Shortlist, chosen: LibrarySet, tried: Sequence[Decision]) -> Iterator[Decision]:
+    """Name what could serve too and was not tried: modules beside the chosen ones, one set from every other place."""
+    before = {decision.candidate for decision in tried}
+    told = {file.path for item in found.sets if str(item) in before for file in item.files}
+    told |= {file.path for file in chosen.files}
+    origins = {chosen.origin} | {item.origin for item in found.sets if str(item) in before}
+    for item in found.sets:
+        if item.origin == chosen.origin:
+            for file in item.files:
+                if file.path not in told:
+                    told.add(file.path)
+                    reason = Rejected(passed_over(file, chosen))
+                    yield Decision(item.source, f"{item.origin}: {file.name}", reason)
+        elif item.origin not in origins:
+            origins.add(item.origin)
+            yield Decision(item.source, str(item), Rejected(f"passed over: {chosen} ranks higher"))
 
 
 def _lacking(found: Shortlist, chosen: LibrarySet | None) -> list[Backend]:

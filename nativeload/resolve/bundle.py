@@ -67,7 +67,9 @@ def stem_of(name: str) -> str | None:
     if not name.startswith("lib"):
         return None
     head, dot, tail = name[3:].partition(".so")
-    if dot and (not tail or (tail[0] == "." and tail.replace(".", "").isdecimal())):  # not libllama.so.sha256
+    if dot and (
+        not tail or (tail[0] == "." and all(part.isdecimal() for part in tail[1:].split(".")))
+    ):  # not libllama.so.sha256
         return head
     if not name.endswith(".dylib"):
         return None

@@ -6,7 +6,7 @@ One rule: pure. Files, host and config come in as data; the order is total and d
 from __future__ import annotations
 
 from nativeload import cpu_variants
-from nativeload.resolve.resolution import Accepted, Decision, LibraryFile, LibrarySet, Rejected, Source
+from nativeload.resolve.resolution import Accepted, Decision, LibraryFile, LibrarySet, Rejected, Role, Source
 from nativeload.value import Value
 from nativeload.variant import GPU_BACKENDS, Backend
 
@@ -157,8 +157,8 @@ def _decision(bundle: Bundle, file: LibraryFile, verdict: Accepted | Rejected) -
     return Decision(bundle.source, f"{bundle.origin}: {file.name}", verdict)
 
 
-def passed_over(item: LibrarySet, chosen: LibrarySet) -> str:
-    """Return why a set that could serve was not taken."""
-    if item.origin == chosen.origin and item.gpu == chosen.gpu and item.cpu and chosen.cpu:
-        return f"passed over: {chosen.cpu.label} scores {_score(chosen.cpu)}, this one {_score(item.cpu)}"
+def passed_over(file: LibraryFile, chosen: LibrarySet) -> str:
+    """Return why a module beside the chosen ones was not taken."""
+    if file.role is Role.CPU and chosen.cpu:
+        return f"passed over: {chosen.cpu.label} scores {_score(chosen.cpu)}, this one {_score(file)}"
     return f"passed over: {chosen} ranks higher"

@@ -7,7 +7,7 @@ from importlib.metadata import version
 import pytest
 
 from nativeload.config import NativeLibraryConfig
-from nativeload.errors import LoadError, UnknownLayoutError
+from nativeload.errors import LoadError
 from nativeload.loading import loaded
 from nativeload.value import replace
 from nativeload_llama import abi, library
@@ -48,14 +48,12 @@ def test_sizes_agree_with_the_declarations(api: Api) -> None:
     assert api.ffi.sizeof("struct llama_model_params") == -(-api.layout.model_written // 8) * 8
 
 
-def test_an_unknown_layout_is_refused_before_it_is_bound(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Facts that agree with no layout: an error naming the library and what was measured, and no declarations."""
-    monkeypatch.setattr(abi.Layout, "ffi", lambda _: pytest.fail("declarations were used"))
-    strange = replace(api.loaded, facts={**api.loaded.facts, "context_written": 96, "llama_version": "9.9.9"})
-    with pytest.raises(UnknownLayoutError, match=r"9\.9\.9.*96") as caught:
-        library._bind(strange)
-    assert caught.value.path == api.loaded.path
-    assert "b11549" in caught.value.reason
+def test_an_unknown_layout_is_refused_by_the_judge(api: Api) -> None:
+    """Facts that agree with no layout: the reason names what was measured, and what is known."""
+    assert library.CHECK.judge(api.loaded.facts) == api.layout.name
+    strange = {**api.loaded.facts, "context_written": 96, "llama_version": "9.9.9"}
+    with pytest.raises(LookupError, match=r"9\.9\.9.*96.*b11549"):
+        library.CHECK.judge(strange)
 
 
 @pytest.mark.parametrize("fact", ["model_written", "context_written", "canaries", "exports"])

@@ -36,7 +36,7 @@ def test_a_stamp_is_what_the_file_system_says(tmp_path: Path) -> None:
     path.write_bytes(b"abc")
     found = path.stat()
     stamp = Stamp.of(str(path))
-    assert stamp.words() == [found.st_dev, found.st_ino, 3, found.st_mtime_ns, found.st_ctime_ns]
+    assert stamp.words() == f"{found.st_dev} {found.st_ino} 3 {found.st_mtime_ns} {found.st_ctime_ns}"
 
 
 @posix_only
@@ -115,4 +115,4 @@ def test_a_file_that_is_replaced_while_it_is_hashed_is_refused(tmp_path: Path, m
     with pytest.raises(IntegrityError):
         sha256_of(str(path))
     assert seen[0] == first
-    assert seen[1].inode != first.inode
+    assert seen[1] != first

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import subprocess
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="ACLs rule on Windows, where the profile is private")
 
 NOBODY = 65534
-NOTE = {"answer": 42}
+NOTE = {"answer": "42", "words": "two words", "empty": ""}
 ROOT = Path(__file__).parents[2]
 
 
@@ -48,11 +47,11 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
 def test_a_note_is_read_as_it_was_written(root: Path) -> None:
     cache = LibraryCache(str(root))
     assert cache.read("probes", "key") is None
-    assert cache.write("probes", "key", NOTE) == str(root / "probes" / "key.json")
+    assert cache.write("probes", "key", NOTE) == str(root / "probes" / "key")
     assert cache.read("probes", "key") == NOTE
     assert cache.read("receipts", "key") is None
-    assert cache.write("probes", "key", {"answer": 43})
-    assert cache.read("probes", "key") == {"answer": 43}
+    assert cache.write("probes", "key", {"answer": "43"})
+    assert cache.read("probes", "key") == {"answer": "43"}
 
 
 def test_notes_are_private_under_every_umask(umask: int, tmp_path: Path) -> None:
@@ -74,16 +73,16 @@ def test_a_cache_makes_its_parents_private_too(umask: int, tmp_path: Path) -> No
 def test_nothing_is_left_beside_a_note(root: Path) -> None:
     cache = LibraryCache(str(root))
     for number in range(3):
-        cache.write("probes", "key", {"answer": number})
-    assert os.listdir(root / "probes") == ["key.json"]
+        cache.write("probes", "key", {"answer": str(number)})
+    assert os.listdir(root / "probes") == ["key"]
 
 
 def test_nothing_is_left_of_a_note_that_cannot_be_written(root: Path) -> None:
     """Here a directory is in the way; a full disk does the same."""
-    (root / "probes" / "key.json").mkdir(parents=True)
+    (root / "probes" / "key").mkdir(parents=True)
     cache = LibraryCache(str(root))
     assert cache.write("probes", "key", NOTE) is None
-    assert os.listdir(root / "probes") == ["key.json"]
+    assert os.listdir(root / "probes") == ["key"]
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o720, 0o702, 0o777, 0o1777])
@@ -180,7 +179,7 @@ def test_a_root_that_cannot_be_made_is_no_cache(name: str, tmp_path: Path) -> No
     assert cache.read("probes", "key") is None
     assert cache.write("probes", "key", NOTE) is None
     assert cache.forget("probes") == 0
-    assert cache.digest(str(tmp_path / "file")) == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    assert cache.digest(str(tmp_path / "file"))[0] == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
 def test_a_root_that_cannot_be_written_is_only_read(root: Path) -> None:
@@ -204,28 +203,37 @@ def test_without_a_root_nothing_is_kept(tmp_path: Path, monkeypatch: pytest.Monk
     assert set(os.listdir(tmp_path)) == {"cache"}  # the tests' own
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000, b"1" * 5000])
+def test_a_value_is_one_line(root: Path) -> None:
+    """A line break in a value, such as a library's stderr, cannot forge another key."""
+    cache = LibraryCache(str(root))
+    cache.write("probes", "key", {"reason": "first\nstatus ok\r\nend\n", "status": "signal"})
+    assert cache.read("probes", "key") == {"reason": "first status ok  end ", "status": "signal"}
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"end", b"answer 42\n", b"answer 42\nend", b"\xff\nend\n", b"x" * (1 << 20) + b"\nend\n"]
+)
 def test_a_damaged_note_is_none(content: bytes, root: Path) -> None:
     cache = LibraryCache(str(root))
     cache.write("probes", "key", NOTE)
-    (root / "probes" / "key.json").write_bytes(content)
+    (root / "probes" / "key").write_bytes(content)
     assert cache.read("probes", "key") is None
 
 
 def test_a_note_is_never_read_through_a_link(root: Path, tmp_path: Path) -> None:
     cache = LibraryCache(str(root))
     cache.write("probes", "key", NOTE)
-    (root / "probes" / "key.json").rename(tmp_path / "elsewhere.json")
-    (root / "probes" / "key.json").symlink_to(tmp_path / "elsewhere.json")
+    (root / "probes" / "key").rename(tmp_path / "elsewhere")
+    (root / "probes" / "key").symlink_to(tmp_path / "elsewhere")
     assert cache.read("probes", "key") is None
-    assert cache.write("probes", "key", {"answer": 43})
-    assert json.loads((tmp_path / "elsewhere.json").read_bytes()) == NOTE
-    assert cache.read("probes", "key") == {"answer": 43}
+    assert cache.write("probes", "key", {"answer": "43"})
+    assert (tmp_path / "elsewhere").read_text() == "answer 42\nwords two words\nempty \nend\n"
+    assert cache.read("probes", "key") == {"answer": "43"}
 
 
 def test_a_fifo_in_a_notes_place_does_not_hang(root: Path) -> None:
     (root / "probes").mkdir(mode=0o700)
-    os.mkfifo(root / "probes" / "key.json")
+    os.mkfifo(root / "probes" / "key")
     code = (
         "import sys; from nativeload.cache import LibraryCache; print(LibraryCache(sys.argv[1]).read('probes', 'key'))"
     )
@@ -248,7 +256,7 @@ def test_forget_removes_the_notes_of_one_kind(root: Path) -> None:
 
 
 def test_what_cannot_be_forgotten_is_an_error(root: Path) -> None:
-    (root / "probes" / "key.json").mkdir(parents=True)
+    (root / "probes" / "key").mkdir(parents=True)
     (root / "receipts").touch()
     cache = LibraryCache(str(root))
     for kind in ("probes", "receipts"):

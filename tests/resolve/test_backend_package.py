@@ -58,7 +58,8 @@ def test_a_backend_package_is_a_set(site: SitePackages) -> None:
         "x64": frozenset(),
         "haswell": {"sse4_2", "avx", "f16c", "fma", "avx2", "bmi2"},
     }
-    assert bundle.paths == {str(folder / "set" / name) for name in files}
+    found = {file.path for file in (*bundle.core, *bundle.cpus, *bundle.gpus, *bundle.runtime)}
+    assert found == {str(folder / "set" / name) for name in files}
 
 
 @pytest.mark.skipif(not HERE.is_x86, reason="the set's CPU backends are x86's")
@@ -124,14 +125,14 @@ def test_a_file_that_record_does_not_name_is_final(site: SitePackages) -> None:
         _find(site)
 
 
-def test_a_missing_file_is_an_error_of_its_set(only_site: SitePackages) -> None:
-    from nativeload.errors import LoadError
-
+def test_a_set_that_lost_a_file_is_passed_over_with_its_reason(only_site: SitePackages) -> None:
+    """A broken installation has nothing to offer; that is no reason to refuse the one beside it."""
     folder = only_site.add_backend()
     (folder / "set" / "libllama.so").unlink()
-    with pytest.raises(LoadError, match="No such file") as caught:
+    with pytest.raises(LibraryNotFoundError) as caught:
         resolve(NativeLibraryConfig().with_skip_check())
-    assert caught.value.path == str(folder / "set" / "libllama.so")
+    reasons = {decision.verdict.reason for decision in caught.value.resolution.decisions}
+    assert reasons == {f"{folder / 'set' / 'libllama.so'}: No such file or directory"}
 
 
 def test_a_missing_folder_is_a_reason(site: SitePackages) -> None:

@@ -8,9 +8,8 @@ import pytest
 
 from nativeload.cpu_variants import ARM64, X86_64
 from nativeload.errors import LoadError
-from nativeload.resolve.bundle import Bundle, classify, has_library, role_of, stem_of
-from nativeload.resolve.resolution import Role, Source
-from nativeload.variant import Platform
+from nativeload.resolve.bundle import classify, has_library, role_of, stem_of
+from nativeload.resolve.resolution import Role
 
 NPM = [
     "_nlcBuildMetadata.json",
@@ -251,17 +250,3 @@ def test_the_other_library_is_no_part_of_this_one() -> None:
 
 def test_nothing_makes_nothing() -> None:
     assert classify([], "llama") == {"core": (), "cpus": (), "gpus": (), "runtime": ()}
-
-
-def test_a_bundle_knows_its_paths() -> None:
-    parts = classify(_at(PYWHISPERCPP), "whisper")
-    bundle = Bundle(
-        library="whisper",
-        platform=Platform.LINUX_X86_64,
-        source=Source.EXPLICIT,
-        origin="/lib",
-        directory="/lib",
-        core=parts["core"],
-        runtime=parts["runtime"],
-    )
-    assert bundle.paths == set(_at(PYWHISPERCPP))

@@ -109,14 +109,17 @@ def test_of_two_left_over_versions_the_newest_counts(
     assert _one(site).origin == f"xllamacpp {newest}"
 
 
-def test_the_current_folder_is_looked_into_where_the_path_says_so(
+def test_the_current_folder_is_no_place_where_things_are_installed(
     site: SitePackages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """``python -m`` and the prompt put it on the path; whoever can write there could plant a package with a RECORD."""
     site.add("xllamacpp", "1.0", XLLAMACPP)
     monkeypatch.chdir(site.root)
-    (found,) = installed.find("llama", HERE, path=[""])
-    assert isinstance(found, Bundle)
-    assert found.core[0].path == str(Path.cwd() / "xllamacpp/xllamacpp.abi3.so")
+    for entry in ("", "."):
+        monkeypatch.setattr("sys.path", [entry])
+        assert list(installed.find("llama", HERE)) == []
+    monkeypatch.setattr("sys.path", [str(site.root)])
+    assert len(list(installed.find("llama", HERE))) == 1
 
 
 # -- the packages we know ---------------------------------------------------------------------------------------------
