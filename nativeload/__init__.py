@@ -61,9 +61,7 @@ _HOMES = {
 def __getattr__(name: str) -> object:
     for module, names in _HOMES.items():
         if name in names:
-            from importlib import import_module
-
-            value: object = getattr(import_module(f"nativeload.{module}"), name)
+            value: object = getattr(__import__(f"nativeload.{module}", fromlist=[name]), name)
             globals()[name] = value
             return value
     raise AttributeError(f"module 'nativeload' has no attribute {name!r}")

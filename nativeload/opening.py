@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from contextlib import suppress
 
 from nativeload.errors import LoadError
 from nativeload.resolve.resolution import LibraryFile, Role
@@ -72,8 +71,10 @@ def open_set(
     """
     step = on_step or (lambda _: None)
     for name in externals:
-        with suppress(OSError):  # a missing one is named by the file that wants it
+        try:
             ctypes.CDLL(name)
+        except OSError:  # the file that wants it will name it
+            continue
     handles: list[ctypes.CDLL] = []
     for file in files:
         if file.role in (Role.RUNTIME, Role.CORE):

@@ -15,9 +15,7 @@ _HOMES = {"Llama": "llama", "bundled_model": "llama"}
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'nativeload_llama' has no attribute {name!r}")
-    from importlib import import_module
-
-    value: object = getattr(import_module(f"nativeload_llama.{_HOMES[name]}"), name)
+    value: object = getattr(__import__(f"nativeload_llama.{_HOMES[name]}", fromlist=[name]), name)
     globals()[name] = value
     return value
 

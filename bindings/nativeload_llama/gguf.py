@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _MAX_LAYERS = 512  # LLAMA_MAX_LAYERS, llama-hparams.h
 _SIZES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_ENOUGH = 1 << 20  # keys, tensors: more is no model, and llama.cpp says so
+_ENOUGH = 1 << 20  # keys, tensors, tokens: more is no model, and llama.cpp says so
 
 
 def fault(path: str) -> str | None:
@@ -88,6 +88,8 @@ def _array_faults(header: _Header, key: str) -> Iterator[str]:
     if kind != _STRING:
         header.place += count * struct.calcsize(_SIZES[kind])
         return
+    if count > _ENOUGH:
+        raise ValueError(count)
     words = [word for word in header.texts(count) if word]
     if key == "tokenizer.ggml.tokens" and len(set(words)) != len(words):
         yield f"{len(words) - len(set(words))} tokens have the text of another one"

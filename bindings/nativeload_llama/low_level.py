@@ -12,7 +12,6 @@ import stat
 
 from nativeload.value import Value
 from nativeload_llama.errors import ContextError, ModelError, PromptTooLongError
-from nativeload_llama.gguf import fault
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,6 +88,8 @@ def _check_gguf(path: str) -> None:
         raise ModelError(repr(path), str(error)) from error
     if magic != b"GGUF":
         raise ModelError(path, "not a GGUF file", hint="Models for llama.cpp end in .gguf.")
+    from nativeload_llama.gguf import fault  # struct and mmap are not needed to open a library
+
     if reason := fault(path):
         raise ModelError(path, reason, hint="The file is damaged: fetch it again.")
 

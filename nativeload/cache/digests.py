@@ -13,8 +13,6 @@ import stat
 from nativeload.errors import IntegrityError
 from nativeload.value import Value
 
-_CHUNK = 1 << 20  # bytes
-
 
 class Stamp(Value, kw_only=True):
     """What the file system says of a file: equal stamps mean unchanged bytes."""
@@ -56,11 +54,9 @@ def sha256_of(path: str) -> tuple[str, Stamp]:
         IntegrityError: the file changed while it was read, or the path leads to another one now.
     """
     before = Stamp.of(path)  # before it is opened: opening a FIFO would hang
-    digest = hashlib.sha256()
     with open(path, "rb", buffering=0) as file:
         opened = Stamp.of(file.fileno())
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+        digest = hashlib.file_digest(file, "sha256")
     if not before == opened == Stamp.of(path):
         raise IntegrityError(path, expected="a file at rest", actual="a file that changed while it was read")
     return digest.hexdigest(), before

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import stat
 import time
-from contextlib import suppress
 
 from nativeload.cache.digests import Stamp, sha256_of
 from nativeload.errors import CacheError, UnsafeCacheError
@@ -124,8 +123,7 @@ class LibraryCache(Value):
                 file.write("".join([*lines, "end\n"]))
             os.replace(temporary, path)
         except OSError:
-            with suppress(OSError):
-                os.unlink(temporary)
+            _remove(temporary)
             return None
         return path
 
@@ -143,8 +141,10 @@ class LibraryCache(Value):
             lacking.append(folder)
             folder = os.path.dirname(folder)
         for folder in reversed(lacking):  # makedirs() would leave the parents to the umask
-            with suppress(FileExistsError):
+            try:
                 os.mkdir(folder, mode=0o700)
+            except FileExistsError:  # another process was faster
+                continue
         self.check()
         return os.path.join(root, kind)
 
@@ -190,6 +190,13 @@ class LibraryCache(Value):
         if time.time_ns() - stamp.ctime_ns >= _SETTLED:
             self.write("receipts", key, {"path": path, "stamp": stamp.words(), "sha256": digest})
         return digest, stamp
+
+
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:  # it was never made, or the directory is gone with it
+        return
 
 
 def _is_digest(word: str) -> bool:

@@ -59,9 +59,7 @@ class Layout(Value, kw_only=True):
         return self._generated("_expected")
 
     def _generated(self, suffix: str) -> Any:
-        import importlib
-
-        return importlib.import_module(f"{__name__}._layout_{self.name}{suffix}")
+        return __import__(f"{__name__}._layout_{self.name}{suffix}", fromlist=["ffi"])
 
 
 LAYOUTS: tuple[Layout, ...] = (
