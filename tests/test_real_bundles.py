@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from nativeload import Backend, Host, NativeLibraryConfig
 from nativeload.cpu_variants import X86_64
+from nativeload.host import Gpu
+from nativeload.value import replace
 from tests.scenarios import ROOT, STUB_LINUX, WHY_NOT, run
 
 if TYPE_CHECKING:
@@ -281,3 +284,16 @@ def test_a_promised_file_that_is_missing_fails_and_never_skips(binaries: Path, t
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert "1 failed" in ended.stdout
     assert "is missing: run tools/fetch_real.py" in ended.stdout
+
+
+def test_the_cuda_major_is_read_out_of_the_module(cuda_bundle: Path) -> None:
+    """The real module wants libcudart.so.13: who asks for CUDA 12 is told so, on a machine that has a CUDA GPU."""
+    card = Gpu(backend=Backend.CUDA, index=0, name="a card")
+    host = replace(Host.detect(), gpus=(card,))
+    config = NativeLibraryConfig().with_library(cuda_bundle)
+    assert (chosen := config.with_cuda(13).plan(host).chosen) is not None
+    assert chosen.gpu == "cuda"
+    resolution = config.with_cuda(12).plan(host)
+    assert resolution.chosen is not None
+    assert resolution.chosen.gpu is None
+    assert resolution.shortfall == ((Backend.CUDA, "built for CUDA 13, and CUDA 12 was asked for"),)

@@ -226,6 +226,18 @@ def test_a_gpu_that_is_not_there_is_a_reason() -> None:
         }
 
 
+def test_another_cuda_than_the_one_asked_for_is_a_reason() -> None:
+    """The major is read out of the module's needs (`resolve._with_cuda_major`); who named one gets no other."""
+    host = _host("two-nvidia")
+    plain = _bundle(host, cpus=["haswell"], gpus=[Backend.CUDA])
+    bundle = replace(plain, gpus=tuple(replace(file, cuda=13) for file in plain.gpus))
+    assert _labels(bundle, host, PLAIN.with_cuda(13)) == ["cuda+haswell", "haswell"]
+    assert _labels(bundle, host, PLAIN.with_cuda()) == ["cuda+haswell", "haswell"]
+    assert _labels(bundle, host, PLAIN.with_cuda(12)) == ["haswell"]
+    reasons = _reasons([bundle], host, PLAIN.with_cuda(12))
+    assert reasons == {"pkg 1.0: libggml-cuda.so": "built for CUDA 13, and CUDA 12 was asked for"}
+
+
 def test_a_gpu_that_is_switched_off_is_a_reason() -> None:
     host = _host("two-nvidia")
     reasons = _reasons([_bundle(host, cpus=["haswell"], gpus=[Backend.CUDA])], host, PLAIN.with_cuda(False))
