@@ -22,10 +22,10 @@ from nativeload.errors import (
     PreferenceWarning,
     UnknownLayoutError,
 )
+from nativeload.mapped import mapped_files, refuse_clash
 from nativeload.opening import Device, devices, open_set
 from nativeload.probe import Check, Verdict, probe
 from nativeload.resolve import Shortlist, conclude, first_whole, missing, shortlist, verify
-from nativeload.resolve.bundle import stem_of
 from nativeload.resolve.ranking import preferred, required
 from nativeload.resolve.resolution import Decision, LibrarySet, Rejected, Resolution, Source
 from nativeload.value import Value, replace
@@ -259,14 +259,14 @@ def _open(
     chosen: LibrarySet, verdict: Verdict, check: Check | None, found: Shortlist, attempt: _Attempt
 ) -> LoadedLibrary:
     """Open a set that stood the probe, in this process, and remember it."""
-    _refuse_clash(chosen, verdict)
+    refuse_clash(chosen.files, verdict.sonames)
     for file in chosen.files:  # the probe may have taken seconds
         if Stamp.of(file.path) != file.stamp:
             raise IntegrityError(file.path, expected="the file that was hashed", actual="a file changed since")
     try:
         handles = open_set(chosen.files, externals=verdict.externals, quiet=True)
     except LoadError as error:
-        left = [os.path.basename(path) for path in _mapped() if path in {file.path for file in chosen.files}]
+        left = [os.path.basename(path) for path in mapped_files() if path in {file.path for file in chosen.files}]
         hint = f"Left mapped in this process: {', '.join(left)}." if left else ""
         raise LoadError(error.path, error.reason, hint=hint) from error
     result = LoadedLibrary(
@@ -335,46 +335,6 @@ def _again(present: LoadedLibrary, found: Shortlist, check: Check | None) -> Loa
         _hold_to_wishes(present, found, attempt)
         return present
     raise missing(found)
-
-
-def _mapped() -> list[str]:
-    """Return the files mapped into this process (Linux; elsewhere nothing is known)."""
-    try:
-        with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as maps:
-            lines = [line.split(None, 5) for line in maps]
-    except OSError:
-        return []
-    return list(dict.fromkeys(parts[5].rstrip("\n") for parts in lines if len(parts) == 6 and parts[5][0] == "/"))  # noqa: PLR2004
-
-
-def _refuse_clash(chosen: LibrarySet, verdict: Verdict) -> None:
-    """Refuse a set of which a file is mapped under the same SONAME from elsewhere: dependants would bind to that one.
-
-    glibc matches NEEDED entries by SONAME, so two builds of ggml under one name share the first one opened.
-
-    Raises:
-        LoadError: naming both files.
-    """
-    sonames = dict(item.split("=", 1) for item in verdict.sonames)
-    mine = {os.path.realpath(file.path) for file in chosen.files}
-    stems = {stem_of(file.name): file for file in chosen.files}
-    for path in _mapped():
-        file = stems.get(stem_of(os.path.basename(path)))
-        if file is None or path in mine or stem_of(file.name) is None:
-            continue
-        if sonames.get(file.name, file.name) == _soname(path):
-            reason = f"another {os.path.basename(path)} is already in this process: {path}"
-            hint = "Two builds of ggml under one name cannot share a process: use a process for each."
-            raise LoadError(file.path, reason, hint=hint)
-
-
-def _soname(path: str) -> str:
-    from nativeload.elf import read_elf
-
-    try:
-        return read_elf(path).soname or os.path.basename(path)
-    except LoadError:  # it is mapped, so the loader could read it; its name is all there is to go by
-        return os.path.basename(path)
 
 
 def _after_fork() -> None:

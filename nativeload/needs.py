@@ -13,6 +13,7 @@ from collections import deque
 
 from nativeload.elf import ElfFacts, read_elf
 from nativeload.errors import LoadError
+from nativeload.mapped import mapped_files
 from nativeload.value import Value
 
 TYPE_CHECKING = False
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _MOST_FILES = 512  # the closure of a CUDA build of PyTorch is about 60 files
-_LD_SO_CONF, _MAPS = "/etc/ld.so.conf", "/proc/self/maps"
+_LD_SO_CONF = "/etc/ld.so.conf"
 
 # NVIDIA's wheels carry their CUDA major in the name up to 12; from 13 the plain name is the package and the
 # -cu13 names of the runtime and of cuBLAS are empty placeholders (version 0.0.1). NCCL kept the suffix.
@@ -63,7 +64,7 @@ class _Search:
 
     def __init__(self, env: Mapping[str, str], system: Sequence[str] | None) -> None:
         self.env, self.system = env, system
-        self.mapped = {os.path.basename(path): path for path in _mapped_files()}
+        self.mapped = {os.path.basename(path): path for path in mapped_files()}
         self.configured = tuple(_conf_directories(_LD_SO_CONF, set()))
         self.facts: dict[str, ElfFacts | None] = {}
 
@@ -100,15 +101,6 @@ class _Search:
 def _is_stub(path: str) -> bool:
     """Is this one of the CUDA toolkit's stubs, or a link to one? They serve the linker: every call fails."""
     return any("stubs" in place.split(os.sep)[:-1] for place in (path, os.path.realpath(path)))
-
-
-def _mapped_files() -> list[str]:
-    """Which files are mapped into this process? None where the system does not say."""
-    try:
-        with open(_MAPS, encoding="utf-8", errors="backslashreplace") as maps:
-            return re.findall(r" (/.*)$", maps.read(), re.MULTILINE)
-    except OSError:
-        return []
 
 
 def _conf_directories(conf: str, seen: set[str]) -> Iterator[str]:

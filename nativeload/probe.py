@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 TIMEOUT = 20.0  # seconds
 _SCHEMA = 2
-_STDERR_TAIL = 4096  # bytes
 _BOOT = "import sys; sys.path += sys.argv[1:]; from nativeload.probe_child import main; main()"
 
 
@@ -216,7 +215,8 @@ def _elf(chosen: LibrarySet) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _run(chosen: LibrarySet, function: str, python: str | None) -> Verdict:
     import json
-    import subprocess
+
+    from nativeload import child
 
     command = _command(python)
     if not command:
@@ -225,89 +225,15 @@ def _run(chosen: LibrarySet, function: str, python: str | None) -> Verdict:
     externals, sonames = _elf(chosen)
     files = [{"path": file.path, "role": str(file.role), "label": file.label} for file in chosen.files]
     request = json.dumps({"nonce": nonce, "files": files, "check": function, "externals": externals}).encode()
+    environ = {**os.environ, "GGML_NO_BACKTRACE": "1"}  # else ggml starts gdb on abort
     try:
-        child = subprocess.Popen(
-            [*command, "-I", "-S", "-c", _BOOT, *_roots(function)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            bufsize=0,
-            env={**os.environ, "GGML_NO_BACKTRACE": "1"},  # else ggml starts gdb on abort
-            start_new_session=True,
-        )
+        ended = child.ask([*command, "-I", "-S", "-c", _BOOT, *_roots(function)], request, environ, seconds=TIMEOUT)
     except OSError as error:
         reason = f"{command[0]} cannot be started to probe it: {error.strerror}"
         return Verdict(status="inconclusive", reason=reason)
-    timed_out, answers, stderr = _talk(child, request)
-    said = _answers(nonce, answers)
-    tail = " ".join(stderr.decode("utf-8", "replace").split())
-    verdict = _verdict(said, tail, child.returncode, timed_out=timed_out)
+    tail = " ".join(ended.stderr.decode("utf-8", "replace").split())
+    verdict = _verdict(_answers(nonce, ended.stdout), tail, ended.code)
     return replace(verdict, stderr=tail, externals=externals, sonames=sonames)
-
-
-def _talk(child: Any, request: bytes) -> tuple[bool, bytes, bytes]:
-    """Send the request and collect the answers; a child that does not end in time is killed with its children."""
-    import contextlib
-    import subprocess
-
-    answers, stderr, timed_out = b"", b"", True
-    try:
-        with contextlib.suppress(BrokenPipeError), child.stdin:
-            child.stdin.write(request)  # a few KiB: a pipe takes it whole
-        if os.name == "nt":  # no select() on pipes there
-            child.stdin = None
-            answers, stderr = child.communicate(timeout=TIMEOUT)
-        else:
-            answers, stderr = _drain(child)
-        timed_out = child.poll() is None
-    except subprocess.TimeoutExpired:
-        timed_out = True
-    finally:  # Ctrl-C ends up here too: a child never outlives the call
-        if child.poll() is None:
-            _kill(child)
-        for stream in (child.stdout, child.stderr):
-            stream.close()
-    return timed_out, answers, stderr
-
-
-def _drain(child: Any) -> tuple[bytes, bytes]:
-    """Read both pipes until the child has ended or its time is up, keeping the last of each.
-
-    The pipes may stay open after the child's end: a process that it started may hold them. Nobody waits for that one.
-    """
-    import selectors
-    import time
-
-    limits = {child.stdout.fileno(): 1 << 20, child.stderr.fileno(): _STDERR_TAIL}
-    tails = dict.fromkeys(limits, b"")
-    deadline = time.monotonic() + TIMEOUT
-    with selectors.DefaultSelector() as selector:
-        for number in limits:
-            selector.register(number, selectors.EVENT_READ)
-        while selector.get_map() and time.monotonic() < deadline:
-            ended = child.poll() is not None
-            ready = selector.select(0 if ended else 0.02)
-            if ended and not ready:
-                break
-            for event, _ in ready:
-                if chunk := os.read(event.fd, 65536):
-                    tails[event.fd] = (tails[event.fd] + chunk)[-limits[event.fd] :]
-                else:
-                    selector.unregister(event.fd)
-        while child.poll() is None and time.monotonic() < deadline:  # it closed its pipes and runs on
-            time.sleep(0.01)
-    return tails[child.stdout.fileno()], tails[child.stderr.fileno()]
-
-
-def _kill(child: Any) -> None:
-    """Kill the child and whatever it started: it leads a session of its own."""
-    import signal
-
-    if hasattr(os, "killpg"):
-        os.killpg(child.pid, signal.SIGKILL)
-    else:
-        child.kill()
-    child.wait()
 
 
 def _answers(nonce: str, answers: bytes) -> dict[str, Any]:
@@ -317,17 +243,20 @@ def _answers(nonce: str, answers: bytes) -> dict[str, Any]:
     said: dict[str, Any] = {}
     for line in answers.decode("utf-8", "replace").splitlines():
         if line.startswith(f"{nonce} "):
-            said.update(json.loads(line.removeprefix(f"{nonce} ")))
+            try:
+                said.update(json.loads(line.removeprefix(f"{nonce} ")))
+            except ValueError:  # the child was ended while it wrote
+                continue
     return said
 
 
-def _verdict(said: Mapping[str, Any], stderr: str, code: int, *, timed_out: bool) -> Verdict:
-    """Read the child's end and its answers into a verdict."""
+def _verdict(said: Mapping[str, Any], stderr: str, code: int | None) -> Verdict:
+    """Read the child's end and its answers into a verdict; no code: its time was up."""
     import json
 
     step = os.path.basename(str(said.get("step", "")))
     where = {"": "", "check": " in the layout check"}.get(step, f" while opening {step}")
-    if timed_out:
+    if code is None:
         return Verdict(status="timeout", reason=f"hang: no answer in {TIMEOUT:g} s{where}", step=step)
     if "done" in said:
         return Verdict(status="ok", details=json.dumps(said["done"]))

@@ -33,7 +33,7 @@ _BELOW_RESOLVE = _WORDS | {
 _SOURCE = _BELOW_RESOLVE | {"nativeload.resolve.bundle", "nativeload.resolve.resolution"}
 _RESOLVE = _SOURCE | {"nativeload.resolve", "nativeload.resolve.ranking", "nativeload.resolve.backend_package"}
 _RESOLVE |= {"nativeload.resolve.explicit", "nativeload.resolve.installed", "nativeload.threads"}
-_LOADING = _RESOLVE | {"nativeload.log", "nativeload.opening", "nativeload.probe"}
+_LOADING = _RESOLVE | {"nativeload.log", "nativeload.mapped", "nativeload.opening", "nativeload.probe"}
 _BINDING = _LOADING | {"nativeload.loading"}
 ALLOWED: dict[str, set[str]] = {
     "nativeload": set(),
@@ -41,6 +41,8 @@ ALLOWED: dict[str, set[str]] = {
     "nativeload.value": set(),
     "nativeload.log": set(),
     "nativeload.threads": set(),
+    "nativeload.child": {"nativeload.value"},
+    "nativeload.mapped": _VALUES,
     "nativeload.variant": _VALUES,
     "nativeload.cpu_variants": _WORDS,
     "nativeload.host": _WORDS,
@@ -48,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "nativeload.config": _WORDS | {"nativeload.cpu_variants", "nativeload.settings"},
     "nativeload.cache": _VALUES,
     "nativeload.elf": _VALUES,
-    "nativeload.needs": _VALUES | {"nativeload.elf"},
+    "nativeload.needs": _VALUES | {"nativeload.elf", "nativeload.mapped"},
     "nativeload.resolve.resolution": _WORDS,
     "nativeload.resolve.bundle": _BELOW_RESOLVE | {"nativeload.resolve.resolution"},
     "nativeload.resolve.ranking": _SOURCE,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nativeload import needs
+from nativeload import mapped, needs
 from nativeload.elf import read_elf
 from nativeload.errors import LoadError
 from nativeload.needs import Missing, explain_missing, find_library, missing_libraries, package_of
@@ -264,9 +264,9 @@ def test_what_is_mapped_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     wanted = build(tmp_path / "with space" / "libq.so.1")
     maps = tmp_path / "maps"
     maps.write_text(f"7f00-7f01 r-xp 00000000 08:01 42    {wanted}\n7f02-7f03 rw-p 00000000 00:00 0\n")
-    monkeypatch.setattr(needs, "_MAPS", str(maps))
+    monkeypatch.setattr(mapped, "_MAPS", str(maps))
     assert find_library("libq.so.1", env={}, machine=_MACHINE) == str(wanted)
-    monkeypatch.setattr(needs, "_MAPS", str(tmp_path / "absent"))
+    monkeypatch.setattr(mapped, "_MAPS", str(tmp_path / "absent"))
     assert find_library("libq.so.1", env={}, machine=_MACHINE) is None
 
 
@@ -436,7 +436,7 @@ def test_the_cuda_backend_wants_three_libraries(tmp_path: Path, monkeypatch: pyt
     stand_in = build(tmp_path / "stand-in", flags=("-nodefaultlibs", "-Wl,--unresolved-symbols=ignore-all"))
     for name in _BASE:
         shutil.copy(with_machine(stand_in, _X86_64), tmp_path / name)
-    monkeypatch.setattr(needs, "_MAPS", os.devnull)
+    monkeypatch.setattr(mapped, "_MAPS", os.devnull)
     found = missing_libraries([cuda_backend], env={}, system=[str(tmp_path)])
     assert {m.name for m in found} == {"libcudart.so.13", "libcublas.so.13", "libcuda.so.1"}
     assert {m.wanted_by for m in found} == {cuda_backend}
@@ -448,7 +448,7 @@ def test_the_cuda_backend_wants_three_libraries(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.skipif(_MACHINE != "x86_64", reason="ldd reads files of its own machine")
 def test_the_answer_is_that_of_ldd(monkeypatch: pytest.MonkeyPatch) -> None:
     """On this very host the missing names are those that the system's loader does not find."""
-    monkeypatch.setattr(needs, "_MAPS", os.devnull)
+    monkeypatch.setattr(mapped, "_MAPS", os.devnull)
     folder = os.path.dirname(_cuda_backend())
     for name in sorted(os.listdir(folder)):
         if name.endswith((".so", ".node")):
