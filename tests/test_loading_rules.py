@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import shutil
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.scenarios import STUB_LINUX, WHY_NOT, count, counting_python, run, stub_bundle
+from tests.scenarios import STUB_LINUX, WHY_NOT, count, counting_python, orphan, run, stub_bundle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -72,6 +73,47 @@ def test_a_file_replaced_between_hash_and_open_is_not_opened(build: Callable[...
     )
     python, _ = counting_python(tmp_path, change)
     assert run(code, LIBRARY=bundle, NATIVELOAD_PYTHON=python) == ["IntegrityError", f"{bundle}/libllama.so", []]
+
+
+# -- a runtime that a wheel brings ------------------------------------------------------------------------------------
+
+
+def _wheel(site: Path, library: Path, content: bytes | None = None) -> None:
+    """Install a distribution that carries a library, under a RECORD that vouches for its bytes (or for others)."""
+    for folder in ("some.libs", "some-1.0.dist-info"):
+        (site / folder).mkdir(parents=True)
+    shutil.copy(library, site / "some.libs" / library.name)
+    digest = hashlib.sha256(library.read_bytes() if content is None else content).digest()
+    word = base64.urlsafe_b64encode(digest).decode().rstrip("=")
+    (site / "some-1.0.dist-info/RECORD").write_text(f"some.libs/{library.name},sha256={word},1\n")
+
+
+@pytest.mark.parametrize("vouched", [True, False])
+def test_a_missing_runtime_may_come_from_an_installed_wheel(
+    build: Callable[..., Path], tmp_path: Path, vouched: bool
+) -> None:
+    """libgomp, in practice: opened first, part of the set, and held against RECORD like everything else."""
+    code = f"""{LOAD}
+    import sys
+    import nativeload.loading
+    nativeload.loading._RUNTIMES = ("liblost.so.7",)
+    said = [attempt(config.load).get("error")]
+    sys.path.append(os.environ["SITE"])
+    again = attempt(config.load)
+    said.append(again.get("error"))
+    loaded = nativeload.loading.loaded("llama")
+    say([*said, [[file.name, str(file.role)] for file in loaded.chosen.files] if loaded else []])
+    """
+    library = orphan(build)
+    lost = library.parent / "liblost.so.7"
+    _wheel(tmp_path / "site", lost, None if vouched else b"other bytes")
+    hidden = tmp_path / "hidden" / library.name
+    hidden.parent.mkdir()
+    shutil.copy(library, hidden)
+    first, second, files = run(code, LIBRARY=hidden, SITE=tmp_path / "site")
+    assert first == "LoadError"
+    assert second == (None if vouched else "IntegrityError")
+    assert files == ([["liblost.so.7", "runtime"], [library.name, "core"]] if vouched else [])
 
 
 # -- callbacks --------------------------------------------------------------------------------------------------------

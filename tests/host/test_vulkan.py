@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 
 from nativeload.host import vulkan
@@ -58,10 +56,7 @@ def test_an_absent_loader_is_said() -> None:
         vulkan.devices([], library=("libvulkan-none.so.1",))
 
 
-@pytest.mark.skipif(
-    os.environ.get("NATIVELOAD_TEST_VULKAN") != "1",
-    reason="needs libvulkan1 and mesa-vulkan-drivers, no GPU, and NATIVELOAD_TEST_VULKAN=1 to say so",
-)
+@pytest.mark.llvmpipe
 def test_the_real_llvmpipe_is_refused_by_name() -> None:
     notes: list[str] = []
     assert vulkan.devices(notes) == ()
