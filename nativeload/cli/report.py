@@ -47,22 +47,28 @@ def summary(resolution: Resolution) -> str:
 
 
 def trace(resolution: Resolution) -> Tree:
-    """Return every decision as a tree, by source."""
+    """Return every decision as a tree, by source and by the place where the candidates lie."""
     tree = Tree(escape(summary(resolution)), guide_style="dim")
-    branches: dict[str, Tree] = {}
+    branches: dict[tuple[str, str], Tree] = {}
+    origins = {item.candidate.rpartition(": ")[0] for item in resolution.decisions} - {""}
     for decision in resolution.decisions:
         source = str(decision.source)
-        if source not in branches:
-            branches[source] = tree.add(source)
-        branches[source].add(_line(decision))
+        if (source, "") not in branches:
+            branches[source, ""] = tree.add(source)
+        origin = next(
+            (place for place in origins if f"{decision.candidate} ".startswith((f"{place} ", f"{place}: "))), ""
+        )
+        if (source, origin) not in branches:
+            branches[source, origin] = branches[source, ""].add(escape(origin))
+        branches[source, origin].add(_line(decision, decision.candidate.removeprefix(origin).lstrip(": ")))
     if not resolution.decisions:
         tree.add("no source had a candidate")
     return tree
 
 
-def _line(decision: Decision) -> str:
+def _line(decision: Decision, candidate: str) -> str:
     mark = _MARKS[decision.to_dict()["accepted"]]
-    return f"{mark} {escape(decision.candidate)}: {escape(decision.verdict.reason)}"
+    return f"{mark} {escape(f'{candidate}: ' if candidate else '')}{escape(decision.verdict.reason)}"
 
 
 def print_resolution(resolution: Resolution, *, as_json: bool, explain: bool) -> None:
