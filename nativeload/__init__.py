@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         PreferenceWarning,
         UnknownLayoutError,
         UnsafeCacheError,
+        UnsafeCacheWarning,
     )
     from nativeload.host import Host
     from nativeload.loading import LoadedLibrary
@@ -50,6 +51,7 @@ _HOMES = {
         "PreferenceWarning",
         "UnknownLayoutError",
         "UnsafeCacheError",
+        "UnsafeCacheWarning",
     ),
     "host": ("Host",),
     "loading": ("LoadedLibrary",),
@@ -98,5 +100,6 @@ __all__ = [
     "Source",
     "UnknownLayoutError",
     "UnsafeCacheError",
+    "UnsafeCacheWarning",
     "__version__",
 ]

@@ -55,8 +55,7 @@ def ask(command: Sequence[str], request: bytes, environ: Mapping[str, str], *, s
             out, err = _hear(child, time.monotonic() + seconds)
         code = child.poll()
     finally:  # Ctrl-C ends up here too
-        if child.poll() is None:
-            _kill(child)
+        _kill(child)
         for stream in (child.stdin, child.stdout, child.stderr):
             if stream is not None:
                 stream.close()
@@ -97,9 +96,10 @@ def _hear(child: subprocess.Popen[bytes], deadline: float) -> tuple[bytes, bytes
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
-    """Kill the child and whatever it started: it leads a session of its own."""
+    """Kill the child, if it still runs, and whatever it started: it leads a session of its own."""
     if os.name == "nt":
         child.kill()
     else:
-        os.killpg(child.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, PermissionError):  # all gone, or all ended and not yet reaped
+            os.killpg(child.pid, signal.SIGKILL)
     child.wait()

@@ -185,7 +185,10 @@ class NativeLibraryConfig(Value):
         return replace(self, selecting_policy=policy)
 
     def with_log_callback(self, callback: LogCallback | None) -> NativeLibraryConfig:
-        """Send (logging level, line) of the loader and the native library there instead of to stdlib logging."""
+        """Send (logging level, line) of the loader and the native library there instead of to stdlib logging.
+
+        A library is loaded once per process: the callback of the load that opened it receives the native lines.
+        """
         return replace(self, log_callback=callback)
 
     def with_cache_dir(self, directory: str | Path | None) -> NativeLibraryConfig:

@@ -84,7 +84,7 @@ def check_ceiling(word: str) -> str:
     Raises:
         ConfigError: the word is neither one of the four levels nor a variant's name.
     """
-    text = word.lower()
+    text = str(word).lower()
     if text in _LEVELS or text in X86_64 or text in ARM64:
         return text
     levels, names = ", ".join(AvxLevel), ", ".join([*X86_64, *ARM64])

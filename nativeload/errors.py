@@ -46,11 +46,16 @@ class ConfigError(NativeLoadError, ValueError):
 
     Attributes:
         option: the option's name as it was given (argument, environment variable or config file key).
+        message: what is wrong with it.
     """
 
     def __init__(self, option: str, message: str, *, hint: str = "") -> None:
         super().__init__(f"{option}: {message}", hint=hint)
-        self.option = option
+        self.option, self.message = option, message
+
+    def under(self, option: str) -> ConfigError:
+        """Return the same error under the name by which the user said the option."""
+        return ConfigError(option, self.message, hint=self.hint)
 
 
 class HostError(NativeLoadError, ValueError):

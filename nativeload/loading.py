@@ -27,7 +27,7 @@ from nativeload.opening import Device, devices, open_set
 from nativeload.probe import Check, Verdict, probe
 from nativeload.resolve import Shortlist, conclude, first_whole, missing, shortlist, verify
 from nativeload.resolve.ranking import preferred, required
-from nativeload.resolve.resolution import Decision, LibrarySet, Rejected, Resolution, Source
+from nativeload.resolve.resolution import NOT_INSTALLED, Decision, LibrarySet, Rejected, Resolution, Source
 from nativeload.value import Value, replace
 
 TYPE_CHECKING = False
@@ -137,6 +137,7 @@ class _Attempt:
         self.errors: list[LoadError] = []
         self.broken: dict[str, tuple[str | None, str]] = {}  # file name -> (sha256, reason)
         self.gpus: dict[str, str] = {}  # GPU backend -> why the first set with it was rejected
+        self.strict = False  # whether something that the user named has failed
 
     def reject(self, candidate: LibrarySet, error: LoadError, reason: str) -> None:
         """Note why a candidate was not opened."""
@@ -144,6 +145,7 @@ class _Attempt:
         self.errors.append(error)
         if candidate.gpu:
             self.gpus.setdefault(candidate.gpu, reason)
+        self.strict = self.strict or candidate.source is Source.EXPLICIT
 
 
 def _first(found: Shortlist, check: Check | None) -> LoadedLibrary:
@@ -166,6 +168,8 @@ def _standing(
 ) -> Iterator[tuple[LibrarySet, Verdict]]:
     """Yield the sets that stand the probe."""
     for whole in first_whole(found, sets, attempt.decisions):
+        if attempt.strict and whole.source is not Source.EXPLICIT:
+            return  # what the user named and cannot load is no reason to take something else
         candidate, verdict = whole, _probed(whole, found, check, attempt)
         if verdict is None and (helped := _with_runtime(whole, attempt)):
             candidate = verify(helped, found.cache)
@@ -238,21 +242,30 @@ def _note_failure(chosen: LibrarySet, verdict: Verdict, attempt: _Attempt) -> No
 def _failure(found: Shortlist, attempt: _Attempt) -> NativeLoadError:
     """Say why no candidate could be opened: the first failure of what the user named, else the whole trace."""
     resolution = conclude(found, None, attempt.decisions)
-    explicit = bool(found.sets) and found.sets[0].source is Source.EXPLICIT
+    explicit = attempt.strict
     layouts = [error for error in attempt.errors if isinstance(error, UnknownLayoutError)]
     error: LoadError | None = None
     if attempt.errors and (needed := required(found.config)):
         first = attempt.errors[0]
-        reason = f"{needed[0]} is required: {first.reason}"
-        error = BackendUnavailableError(needed[0], found.sets[0].directory, reason, hint=first.hint)
+        said = first.reason.removeprefix(f"{needed[0]} is required, and ")
+        hint = first.hint or f"Say with_{needed[0]}() to prefer it without requiring it."
+        error = BackendUnavailableError(
+            needed[0], found.sets[0].directory, f"{needed[0]} is required: {said}", hint=hint
+        )
     elif layouts and (explicit or len(layouts) == len(attempt.errors)):
         error = layouts[0]
     elif explicit and attempt.errors:
         error = attempt.errors[0]
     if error is None:
-        return missing(found, attempt.decisions)
+        return missing(found, attempt.decisions, hint=_shared_hint(attempt))
     error.resolution = resolution
     return error
+
+
+def _shared_hint(attempt: _Attempt) -> str:
+    """Return what to do, where every candidate failed for want of the same thing."""
+    hints = {error.hint for error in attempt.errors}
+    return hints.pop() if len(hints) == 1 else ""
 
 
 def _open(
@@ -261,7 +274,11 @@ def _open(
     """Open a set that stood the probe, in this process, and remember it."""
     refuse_clash(chosen.files, verdict.sonames)
     for file in chosen.files:  # the probe may have taken seconds
-        if Stamp.of(file.path) != file.stamp:
+        try:
+            unchanged = Stamp.of(file.path) == file.stamp
+        except OSError as error:
+            raise LoadError(file.path, error.strerror or str(error)) from error
+        if not unchanged:
             raise IntegrityError(file.path, expected="the file that was hashed", actual="a file changed since")
     try:
         handles = open_set(chosen.files, externals=verdict.externals, quiet=True)
@@ -290,6 +307,9 @@ def _hold_to_wishes(result: LoadedLibrary, found: Shortlist, attempt: _Attempt) 
         if backend not in have:
             reason = f"{backend} is required, and no {backend} device was registered after loading"
             raise BackendUnavailableError(backend, result.path, reason, resolution=result.resolution)
+    gone = [item for item in found.decisions if item.verdict.reason == NOT_INSTALLED]
+    for item in gone:
+        _warn(f"backend package {item.candidate}: {NOT_INSTALLED}; {result.chosen} is used")
     lacking = [backend for backend in preferred(found.config) if backend not in have]
     if lacking and len(lacking) == len(preferred(found.config)):
         why: dict[str, str] = {**dict(result.resolution.shortfall), **attempt.gpus}
@@ -319,7 +339,7 @@ def _again(present: LoadedLibrary, found: Shortlist, check: Check | None) -> Loa
     """
     before = {item.candidate for item in present.resolution.decisions if isinstance(item.verdict, Rejected)}
     attempt = _Attempt()
-    for candidate in found.sets:
+    for candidate in found.sets if found.config.auto_fallback is not False else found.sets[:1]:
         if [file.path for file in candidate.files] != [file.path for file in present.chosen.files]:
             if str(candidate) in before:
                 continue
@@ -334,7 +354,8 @@ def _again(present: LoadedLibrary, found: Shortlist, check: Check | None) -> Loa
             present.verdicts[check.function] = verdict
         _hold_to_wishes(present, found, attempt)
         return present
-    raise missing(found)
+    tried = [item for item in present.resolution.decisions if item.candidate in before]
+    raise missing(found, tried)
 
 
 def _after_fork() -> None:

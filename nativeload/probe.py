@@ -12,6 +12,7 @@ import sys
 
 from nativeload import __version__
 from nativeload.opening import Device
+from nativeload.settings import command_words
 from nativeload.value import Value, replace
 
 TYPE_CHECKING = False
@@ -161,9 +162,7 @@ def _from_note(note: Mapping[str, str]) -> Verdict | None:
 def _command(python: str | None) -> list[str] | None:
     """Return how to start Python, or None where none can be started (a frozen program is no Python)."""
     if python:
-        import shlex
-
-        return shlex.split(python)
+        return command_words(python)
     return [sys.executable] if sys.executable and not getattr(sys, "frozen", False) else None
 
 
@@ -256,6 +255,8 @@ def _verdict(said: Mapping[str, Any], stderr: str, code: int | None) -> Verdict:
 
     step = os.path.basename(str(said.get("step", "")))
     where = {"": "", "check": " in the layout check"}.get(step, f" while opening {step}")
+    if code is None and not step:
+        return Verdict(status="inconclusive", reason=f"the probe's Python did not start within {TIMEOUT:g} s")
     if code is None:
         return Verdict(status="timeout", reason=f"hang: no answer in {TIMEOUT:g} s{where}", step=step)
     if "done" in said:

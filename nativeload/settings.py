@@ -82,6 +82,31 @@ def flag_word(word: str) -> bool:
     raise ConfigError("switch", f"{word!r} is neither on nor off")
 
 
+def command_words(word: str) -> list[str]:
+    """Split a command as a shell does; on Windows, where a backslash is no escape, by blanks and quotes."""
+    import shlex
+
+    try:
+        words = [part.strip('"') if os.name == "nt" else part for part in shlex.split(word, posix=os.name != "nt")]
+    except ValueError as error:
+        raise ConfigError("python", f"{word!r} cannot be split into words: {error}") from error
+    if not words:
+        raise ConfigError("python", "an empty command")
+    return words
+
+
+def command_word(word: str) -> str:
+    """Return a command that can be split."""
+    command_words(_text("python", word))
+    return word
+
+
+def _text(option: str, word: object) -> str:
+    if not isinstance(word, str):
+        raise ConfigError(option, f"{word!r} is not text")
+    return word
+
+
 def seconds_word(word: str) -> float:
     """Return a positive number of seconds."""
     try:
@@ -123,7 +148,11 @@ def backend_word(word: str) -> tuple[tuple[Backend, bool | int | str], ...]:
         want = value if value == "require" else int(value) if value.isdecimal() and value not in "01" else None
         if Backend(name) in dict(wants):
             raise ConfigError("backend", f"{name} is said twice in {word!r}")
-        wants.append((Backend(name), flag_word(value or "on") if want is None else want))
+        try:
+            wants.append((Backend(name), flag_word(value or "on") if want is None else want))
+        except ConfigError as error:
+            hint = f"Say {name}, {name}=require or {name}=off, or (CUDA) a major: cuda=13."
+            raise ConfigError("backend", f"{part.strip()!r} cannot be said", hint=hint) from error
         check_want(*wants[-1])
     return tuple(wants)
 
@@ -142,7 +171,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str, Callable[[str], Any]]] = {
     "repo": (("NATIVELOAD_REPO",), "repo", str),
     "commit": (("NATIVELOAD_COMMIT",), "commit", commit_word),
     "cache_dir": (("NATIVELOAD_CACHE",), "cache", path_word),
-    "python": (("NATIVELOAD_PYTHON",), "python", str),
+    "python": (("NATIVELOAD_PYTHON",), "python", command_word),
     "auto_download": (("NATIVELOAD_AUTO_DOWNLOAD",), "auto_download", flag_word),
     "endpoint": (("NATIVELOAD_ENDPOINT", "HF_ENDPOINT"), "endpoint", str),
     "proxy": (("NATIVELOAD_PROXY",), "proxy", str),
@@ -152,24 +181,53 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str, Callable[[str], Any]]] = {
 
 
 def _checked_wants(wants: Any) -> tuple[tuple[Backend, bool | int | str], ...]:
-    pairs = tuple((Backend(backend), want) for backend, want in wants)
+    try:
+        pairs = tuple((Backend(backend), want) for backend, want in wants)
+    except (TypeError, ValueError) as error:
+        raise ConfigError("wants", f"{wants!r} is not a tuple of (backend, want)") from error
     for backend, want in pairs:
         check_want(backend, want)
     return pairs
 
 
+def _checked_flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError("switch", f"{value!r} is neither True nor False")
+    return value
+
+
+def _checked_path(value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise ConfigError("path", f"{value!r} is not a path")
+    return path_word(os.fspath(value))
+
+
+def _several(option: str, reader: Callable[[Any], str]) -> Callable[[Any], tuple[str, ...]]:
+    def read_all(values: Any) -> tuple[str, ...]:
+        if isinstance(values, str):
+            raise ConfigError(option, f"a list is wanted, and {values!r} is one text")
+        return tuple(reader(value) for value in values)
+
+    return read_all
+
+
 # field -> what makes its value right, however the config was made
 FIELDS: dict[str, Callable[[Any], Any]] = {
-    "path": lambda path: path_word(os.fspath(path)),
+    "path": _checked_path,
     "sha256": digest_word,
     "wants": _checked_wants,
     "cpu": check_ceiling,
-    "search_directories": lambda paths: tuple(path_word(os.fspath(path)) for path in paths),
-    "packages": lambda names: tuple(package_word(name) for name in names),
+    "auto_fallback": _checked_flag,
+    "skip_check": _checked_flag,
+    "search_directories": _several("search_directories", _checked_path),
+    "packages": _several("packages", package_word),
     "pin": pin_word,
     "commit": commit_word,
-    "cache_dir": lambda path: path_word(os.fspath(path)),
+    "cache_dir": _checked_path,
+    "python": command_word,
+    "auto_download": _checked_flag,
     "timeout": lambda seconds: seconds_word(str(seconds)),
+    "offline": _checked_flag,
 }
 
 
@@ -197,12 +255,15 @@ def _read_word(option: str, word: str, reader: Callable[[str], Any]) -> Any:
     try:
         return reader(word)
     except ConfigError as error:
-        raise ConfigError(option, str(error.args[0]), hint=error.hint) from error
+        raise error.under(option) from error
+
+
+_LISTS = (paths_word, packages_word, backend_word)
 
 
 def _as_word(option: str, value: object, reader: Callable[[str], Any]) -> str:
     """Return a value of the config file as the environment would say it."""
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
+    if isinstance(value, list) and reader in _LISTS and all(isinstance(item, str) for item in value):
         return (os.pathsep if reader is paths_word else ",").join(value)
     if not isinstance(value, (str, int, float)):
         raise ConfigError(option, f"{value!r} is neither text, a number, a switch nor a list of texts")

@@ -36,11 +36,16 @@ class _ValueType(type):
         kw_only: bool = False,
         eq: bool = True,
     ) -> _ValueType:
-        fields = tuple(body.get("__annotations__", ()))
-        defaults = {field: body.pop(field) for field in fields if field in body}
+        own = tuple(body.get("__annotations__", ()))
+        parent = next((base for base in bases if isinstance(base, _ValueType)), None)
+        fields = (*(parent._fields if parent else ()), *own)
+        defaults = {
+            **(parent._defaults if parent else {}),
+            **{field: body.pop(field) for field in own if field in body},
+        }
         if not eq:
             body |= {"__eq__": object.__eq__, "__hash__": object.__hash__}
-        made = super().__new__(cls, name, bases, {**body, "__slots__": fields})
+        made = super().__new__(cls, name, bases, {**body, "__slots__": own})
         made._fields, made._defaults, made._kw_only = fields, defaults, kw_only
         return made
 

@@ -281,3 +281,54 @@ def test_for_each_calls_with_each() -> None:
 def test_several_survive_pickling() -> None:
     several = NativeLibraryConfig.all().with_cuda()
     assert pickle.loads(pickle.dumps(several)) == several  # noqa: S301 - our own bytes
+
+
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"path": b"/lib"},
+        {"path": ""},
+        {"sha256": "zz"},
+        {"wants": "cuda"},
+        {"wants": (("opencl", True),)},
+        {"wants": ((Backend.CUDA, "maybe"),)},
+        {"cpu": 512},
+        {"auto_fallback": "no"},
+        {"skip_check": "off"},
+        {"offline": "0"},
+        {"auto_download": 1},
+        {"search_directories": "/a"},
+        {"packages": "foo"},
+        {"packages": ("-",)},
+        {"pin": "x"},
+        {"commit": "main"},
+        {"python": Path("/usr/bin/python3")},
+        {"python": "python 'x"},
+        {"python": " "},
+        {"timeout": -1},
+    ],
+    ids=lambda named: f"{next(iter(named.items()))}",
+)
+def test_the_constructor_reads_its_words_as_the_methods_do(named: dict[str, Any]) -> None:
+    """A config that exists is one whose values can be: a truthy "off" would skip the check it forbids."""
+    with pytest.raises(ConfigError):
+        NativeLibraryConfig(**named)
+
+
+def test_the_constructor_makes_paths_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = NativeLibraryConfig(path="lib.so", search_directories=("there",), cache_dir="~")
+    assert config.path == str(tmp_path / "lib.so")
+    assert config.search_directories == (str(tmp_path / "there"),)
+    assert config.cache_dir == str(Path.home())
+
+
+def test_what_from_env_read_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fixed at that moment: what the environment says later does not reach it, nor its copies."""
+    monkeypatch.setenv("NATIVELOAD_CPU", "avx2")
+    config = NativeLibraryConfig.from_env()
+    monkeypatch.setenv("NATIVELOAD_CPU", "avx")
+    monkeypatch.setenv("NATIVELOAD_PATH", "/elsewhere")
+    assert (config.settled().cpu, config.settled().path) == ("avx2", None)
+    assert config.with_cuda().settled().path is None
+    assert NativeLibraryConfig().settled().path == "/elsewhere"

@@ -102,3 +102,18 @@ def test_a_package_that_is_killed_is_probed_again(build: Callable[..., Path], tm
     for probes in (2, 3):
         assert run(LOAD, PYTHONPATH=site, NATIVELOAD_PYTHON=python, BY="config")["origin"].startswith("xllamacpp ")
         assert count(started) == probes
+
+
+def test_a_package_that_was_named_and_is_not_there_is_one_warning(tmp_path: Path) -> None:
+    """Something else is used, and who named the package hears of it."""
+    code = """
+    import warnings
+    from nativeload import NativeLibraryConfig
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        said = attempt(NativeLibraryConfig().with_backend_package("my-fast-llama").load)
+    say(["error" in said, [str(item.message) for item in caught]])
+    """
+    failed, (message,) = run(code)
+    assert not failed
+    assert message.startswith("backend package my-fast-llama: named as a backend package, but not installed; ")

@@ -219,3 +219,64 @@ def test_a_run_path_with_an_empty_entry_does_not_lead_to_the_current_directory(b
     files = run(code, LIBRARY=bundle, HERE=planted)
     assert any(file.endswith("libllama.v0.5.0.so") for file in files)
     assert not [file for file in files if file.startswith(str(planted))]
+
+
+# -- what was configured and fails ------------------------------------------------------------------------------------
+
+
+def test_a_search_directory_whose_library_fails_is_an_error(build: Callable[..., Path], tmp_path: Path) -> None:
+    """What the user named and cannot load is no reason to take an installed package in silence."""
+    code = """
+    from nativeload import NativeLibraryConfig
+    say(attempt(NativeLibraryConfig().with_search_directory(os.environ["LIBRARY"]).load))
+    """
+    crash = build("crash.c", "libcrash-SEGV.so", "-DHOW=SEGV")
+    folder = tmp_path / "search"
+    folder.mkdir()
+    shutil.copy(crash, folder / "libllama.so")
+    said = run(code, LIBRARY=folder)
+    assert said["error"] == "LoadError"
+    assert "SIGSEGV" in said["text"]
+
+
+def test_a_file_that_vanishes_during_the_probe_is_a_load_error(build: Callable[..., Path], tmp_path: Path) -> None:
+    """Not a traceback: it counts as a candidate that failed."""
+    code = f"""{LOAD}
+    said = attempt(config.load)
+    say([said["error"], "No such file" in said["text"]])
+    """
+    bundle = stub_bundle(build, tmp_path / "bundle")
+    python, _ = counting_python(tmp_path, f"(sleep 0.05; rm {bundle}/libllama.so) & sleep 0")
+    script = (tmp_path / "counting-python").read_text().replace("exec ", "").replace('"$@"', '"$@"; sleep 0.3')
+    (tmp_path / "counting-python").write_text(script.replace("(sleep 0.05;", "(sleep 0.25;"))
+    assert run(code, LIBRARY=bundle, NATIVELOAD_PYTHON=python) == ["LoadError", True]
+
+
+def test_a_python_that_never_starts_says_nothing_of_the_library(build: Callable[..., Path], tmp_path: Path) -> None:
+    """A hang before any file was opened is not kept against the set."""
+    code = f"""{LOAD}
+    import nativeload.probe
+    nativeload.probe.TIMEOUT = 0.5
+    said = attempt(config.load)
+    say(["did not start" in said["text"], "NATIVELOAD_PYTHON" in said["text"]])
+    """
+    bundle = stub_bundle(build, tmp_path / "bundle")
+    assert run(code, LIBRARY=bundle, NATIVELOAD_PYTHON="/bin/sh -c 'sleep 30'") == [True, True]
+    assert list((tmp_path / "cache").glob("probes/*")) == []
+
+
+def test_a_group_writable_home_is_a_warning_on_the_first_run_too(build: Callable[..., Path], tmp_path: Path) -> None:
+    """Nothing is kept there, nothing is made there, and the library loads."""
+    code = f"""{LOAD}
+    import warnings
+    del os.environ["NATIVELOAD_CACHE"]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        said = attempt(config.load)
+    say(["error" in said, [item.category.__name__ for item in caught], os.listdir(os.environ["HOME"])])
+    """
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o775)
+    bundle = stub_bundle(build, tmp_path / "bundle")
+    assert run(code, LIBRARY=bundle, HOME=home) == [False, ["UnsafeCacheWarning"], []]

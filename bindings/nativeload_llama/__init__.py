@@ -7,9 +7,18 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from nativeload_llama.errors import (
+        BusyError,
+        ClosedError,
+        ContextError,
+        LlamaError,
+        ModelError,
+        PromptTooLongError,
+    )
     from nativeload_llama.llama import Llama, bundled_model
 
-_HOMES = {"Llama": "llama", "bundled_model": "llama"}
+_ERRORS = ("BusyError", "ClosedError", "ContextError", "LlamaError", "ModelError", "PromptTooLongError")
+_HOMES = {"Llama": "llama", "bundled_model": "llama", **dict.fromkeys(_ERRORS, "errors")}
 
 
 def __getattr__(name: str) -> object:
@@ -20,4 +29,17 @@ def __getattr__(name: str) -> object:
     return value
 
 
-__all__ = ["Llama", "bundled_model"]
+def __dir__() -> list[str]:
+    return sorted(__all__)
+
+
+__all__ = [
+    "BusyError",
+    "ClosedError",
+    "ContextError",
+    "Llama",
+    "LlamaError",
+    "ModelError",
+    "PromptTooLongError",
+    "bundled_model",
+]

@@ -46,7 +46,7 @@ class PromptTooLongError(LlamaError, ValueError):
     """
 
     def __init__(self, n_tokens: int, n_ctx: int) -> None:
-        hint = f"Make the context larger (n_ctx={n_tokens + 256}) or the prompt shorter."
+        hint = f"Make the context larger (n_ctx={n_tokens + 256}; --ctx on the command line) or the prompt shorter."
         super().__init__(f"the prompt has {n_tokens} tokens and the context holds {n_ctx}", hint=hint)
         self.n_tokens, self.n_ctx = n_tokens, n_ctx
 

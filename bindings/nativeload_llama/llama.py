@@ -9,10 +9,11 @@ import _thread
 import codecs
 import operator
 import os
+import time
 import weakref
 
 from nativeload_llama import low_level
-from nativeload_llama.errors import BusyError, ClosedError, ContextError
+from nativeload_llama.errors import BusyError, ClosedError, ContextError, ModelError
 from nativeload_llama.library import open_library
 
 TYPE_CHECKING = False
@@ -65,7 +66,7 @@ class Llama:
     ) -> None:
         self._seed = _checked_seed(seed)
         api = open_library(config)
-        model = low_level.model_load_from_file(api, os.fspath(model_path), n_gpu_layers=n_gpu_layers)
+        model = low_level.model_load_from_file(api, _expanded(model_path), n_gpu_layers=n_gpu_layers)
         try:
             low_level.check_generates(model)
             trained = low_level.model_n_ctx_train(model)
@@ -90,7 +91,8 @@ class Llama:
     @property
     def n_ctx(self) -> int:
         """Tokens the context holds."""
-        with self._native as context:
+        with self._native.entered():
+            context = self._native.context()
             return context.n_ctx
 
     @property
@@ -101,7 +103,8 @@ class Llama:
     @property
     def description(self) -> str:
         """llama.cpp's one-line description of the model."""
-        with self._native as context:
+        with self._native.entered():
+            context = self._native.context()
             return low_level.model_desc(context.model)
 
     def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
@@ -112,7 +115,8 @@ class Llama:
             add_special: add the beginning-of-sequence token where the model wants one.
             parse_special: read markers such as ``<|eot|>`` as tokens; leave off for text from outside.
         """
-        with self._native as context:
+        with self._native.entered():
+            context = self._native.context()
             return low_level.tokenize(context.model, text, add_special=add_special, parse_special=parse_special)
 
     def detokenize(self, tokens: Iterable[int], *, special: bool = False) -> str:
@@ -123,7 +127,8 @@ class Llama:
             special: write special tokens as their markers instead of leaving them out.
         """
         ids = _ids(tokens)
-        with self._native as context:
+        with self._native.entered():
+            context = self._native.context()
             if not special and ids and ids[0] == low_level.vocab_bos(context.model):
                 del ids[0]  # behind it, llama_detokenize keeps the blank that llama_tokenize put before the text
             raw = low_level.detokenize(context.model, ids, remove_special=not special, unparse_special=special)
@@ -161,46 +166,51 @@ class Llama:
         draw = self._seed if seed is None else _checked_seed(seed)
         low_level.check_sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
         prompt = _ids(tokens)
-        with self._native as context:
+        with self._native.entered():
+            context = self._native.context()
             low_level.check_prompt(context, prompt)
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": draw}
         return self._generate(prompt, max_tokens, options)
 
     def _generate(self, prompt: list[int], max_tokens: int | None, options: dict[str, Any]) -> Iterator[int]:
-        with self._session:
-            chain = None
-            api = self._model.api
-            try:
-                with self._native as context:
-                    chain = low_level.sampler_chain(api, **options)
-                    low_level.memory_clear(context)
-                buffer = low_level.new_tokens(api, context.n_batch)
-                self._prompt(prompt, buffer)
-                room = context.n_ctx - len(prompt)
-                for _ in range(room if max_tokens is None else min(room, max_tokens)):
-                    with self._native as context:
-                        token = low_level.sampler_sample(context, chain)
-                        if low_level.vocab_is_eog(self._model, token):
-                            return
-                    yield token
-                    if not self._step(buffer, token):
+        turn = self._session.begin()
+        chain = None
+        api = self._model.api
+        try:
+            with self._native.entered():
+                context = self._native.context()
+                chain = low_level.sampler_chain(api, **options)
+                low_level.memory_clear(context)
+            buffer = low_level.new_tokens(api, context.n_batch)
+            self._prompt(prompt, buffer)
+            room = context.n_ctx - len(prompt)
+            for _ in range(room if max_tokens is None else min(room, max_tokens)):
+                with self._native.entered():
+                    token = low_level.sampler_sample(self._native.context(), chain)
+                    if low_level.vocab_is_eog(self._model, token):
                         return
-            finally:
-                if chain is not None and os.getpid() == api.loaded.pid:
-                    low_level.sampler_free(api, chain)
+                yield token
+                turn.thread = _thread.get_ident()  # a generator may be handed from one thread to another
+                if not self._step(buffer, token):
+                    return
+        finally:
+            turn.over = True
+            if chain is not None and os.getpid() == api.loaded.pid:
+                low_level.sampler_free(api, chain)
 
     def _prompt(self, prompt: list[int], buffer: Any) -> None:
         """Decode the prompt in steps of n_batch; Ctrl-C and close() act between two of them."""
         for start in range(0, len(prompt), len(buffer)):
             part = prompt[start : start + len(buffer)]
-            with self._native as context:
+            with self._native.entered():
+                context = self._native.context()
                 buffer[0 : len(part)] = part
                 low_level.decode(context, buffer, len(part))
 
     def _step(self, buffer: Any, token: int) -> bool:
         """Decode one token; False where the context is full."""
-        self._session.step()
-        with self._native as context:
+        with self._native.entered():
+            context = self._native.context()
             buffer[0] = token
             try:
                 low_level.decode(context, buffer, 1)
@@ -220,7 +230,8 @@ class Llama:
     def _texts(self, tokens: Iterable[int]) -> Iterator[str]:
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
         for token in tokens:
-            with self._native as context:
+            with self._native.entered():
+                context = self._native.context()
                 piece = low_level.token_to_piece(context.model, token)
             if text := decoder.decode(piece):
                 yield text
@@ -249,48 +260,60 @@ class Llama:
 
 
 class _Native:
-    """The pointers of one Llama, and the lock under which they are used: ``with native as context``."""
+    """The pointers of one Llama and the lock under which they are used: ``with native.entered(): native.context()``.
+
+    The lock is C's own: a signal handler cannot come between taking it and knowing who holds it.
+    """
 
     def __init__(self, context: low_level.Context) -> None:
         self._context: low_level.Context | None = context
         self._loaded = context.api.loaded
+        self._lock = _thread.RLock()
         self.n_ctx = context.n_ctx
-        self._lock = _thread.allocate_lock()
-        self._owner = 0
         self.closed = False
 
-    def __enter__(self) -> low_level.Context:
-        self._loaded.check_process()  # before the lock: another thread of the parent may have held it at the fork
-        me = _thread.get_ident()
-        if self._owner == me:
+    def entered(self) -> _thread.RLock:
+        """Return the lock, for a with statement.
+
+        Raises:
+            ForkError: another thread of the parent may have held it at the fork.
+            BusyError: this thread holds it: a log callback, or a signal handler, during a call.
+        """
+        self._loaded.check_process()
+        if self._mine():
             raise BusyError("called from within a call of the same Llama, such as a log callback")
-        self._lock.acquire()
-        self._owner = me
+        return self._lock
+
+    def _mine(self) -> bool:
+        return bool(self._lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition asks
+
+    def context(self) -> low_level.Context:
+        """Return the context; the lock is held.
+
+        Raises:
+            ClosedError: there is none any more.
+        """
         if self.closed or self._context is None:
-            self.__exit__()
+            self._free()
             raise ClosedError("this Llama is closed")
         return self._context
 
-    def __exit__(self, *_: object) -> None:
-        if self.closed:
-            self._free()
-        self._owner = 0
-        self._lock.release()
-
     def close(self) -> None:
-        """Free everything: now, or when the call that is under way ends."""
+        """Free everything: now, or (from a signal handler within a call) with the next call or the object's end."""
         self.closed = True
-        if os.getpid() != self._loaded.pid or self._owner == _thread.get_ident():
-            return  # a forked child leaves the parent's memory alone; a signal handler, the call it broke into
-        with self._lock:
-            self._free()
+        if os.getpid() == self._loaded.pid and not self._mine():
+            with self._lock:
+                self._free()
 
     def finalize(self) -> None:
-        """Free everything, unless a daemon thread is inside a call while the process ends."""
-        self.closed = True
-        if os.getpid() == self._loaded.pid and self._lock.acquire(blocking=False):
+        """Free everything at the end of the object or of Python.
+
+        The lock stays held: a daemon thread must not enter C again while libc runs the library's destructors, and one
+        that is inside is waited for.
+        """
+        if os.getpid() == self._loaded.pid and self._lock.acquire(timeout=60):
+            self.closed = True
             self._free()
-            self._lock.release()
 
     def _free(self) -> None:
         context, self._context = self._context, None
@@ -299,31 +322,56 @@ class _Native:
             low_level.model_free(context.model)
 
 
+class _Turn:
+    """One generation: it is under way as long as its generator keeps this and has not said that it is over."""
+
+    def __init__(self) -> None:
+        self.thread = _thread.get_ident()
+        self.over = False
+
+
 class _Session:
-    """One generation at a time: other threads wait, the same thread is told that it would wait for itself."""
+    """One generation at a time: other threads wait, the same thread is told that it would wait for itself.
+
+    Nothing is released by hand, so that no Ctrl-C at a bad moment can leave it taken: a generator that is gone is over.
+    """
 
     def __init__(self, native: _Native) -> None:
         self._native = native
-        self._lock = _thread.allocate_lock()
-        self._owner = 0
+        self._gate = _thread.allocate_lock()
+        self._current: weakref.ref[_Turn] | None = None
 
-    def __enter__(self) -> None:
-        me = _thread.get_ident()
-        if not self._lock.acquire(blocking=False):
-            if self._owner == me:
-                raise BusyError("another generation of this Llama is under way in this thread")
-            while not self._lock.acquire(timeout=0.1):
-                if self._native.closed:
-                    raise ClosedError("this Llama is closed")
-        self._owner = me
+    def begin(self) -> _Turn:
+        """Wait for the turn of this generation.
 
-    def step(self) -> None:
-        """Note which thread drives the generator now: it may be handed from one to another."""
-        self._owner = _thread.get_ident()
+        Raises:
+            BusyError: this thread is in the middle of another one.
+            ClosedError: the Llama was closed while this waited.
+        """
+        turn = _Turn()
+        while not self._taken(turn):
+            if self._native.closed:
+                raise ClosedError("this Llama is closed")
+            time.sleep(0.002)
+        return turn
 
-    def __exit__(self, *_: object) -> None:
-        self._owner = 0
-        self._lock.release()
+    def _taken(self, turn: _Turn) -> bool:
+        with self._gate:
+            current = self._current() if self._current is not None else None
+            if current is None or current.over:
+                self._current = weakref.ref(turn)
+                return True
+        if current.thread == turn.thread:
+            raise BusyError("another generation of this Llama is under way in this thread")
+        return False
+
+
+def _expanded(path: str | Path) -> str:
+    """Return a model's path, ``~`` expanded as everywhere else."""
+    text = os.path.expanduser(os.fspath(path))
+    if not text:
+        raise ModelError("model_path", "an empty path")
+    return text
 
 
 def _ids(tokens: Iterable[int]) -> list[int]:

@@ -32,7 +32,7 @@ _NOTE_LIMIT = 1 << 20  # bytes: a receipt or verdict larger than this is not our
 def default_root() -> str | None:
     """Return ``~/.llama-py``, or None where this user has no home directory (never /tmp, never the current one)."""
     home = os.path.expanduser("~")
-    return os.path.join(home, ".llama-py") if os.path.isabs(home) and home != "/" else None
+    return os.path.join(home, ".llama-py") if os.path.isabs(home) and home != "/" and os.path.isdir(home) else None
 
 
 def check_directory(path: str, *, owners: tuple[int, ...], sticky: bool = False) -> None:
@@ -83,10 +83,33 @@ class LibraryCache(Value):
         Raises:
             UnsafeCacheError: somebody else could write to it, or to a directory above it.
         """
-        if self.root is None or not os.path.isdir(self.root):
+        if self.root is None:
+            return False
+        if not os.path.isdir(self.root):  # what it will be made in must be safe
+            above = os.path.dirname(self.root)
+            while not os.path.isdir(above):
+                above = os.path.dirname(above)
+            check_directory(above, owners=(0, os.geteuid()) if os.name == "posix" else (), sticky=True)
             return False
         check_directory(self.root, owners=(os.geteuid(),) if os.name == "posix" else ())
         return True
+
+    def check_usable(self) -> None:
+        """Refuse a root that was named and cannot serve: better than a probe on every start, and nobody knows why.
+
+        Raises:
+            UnsafeCacheError: as `check`.
+            CacheError: it is no directory, may not be entered, or cannot be made.
+        """
+        if self.root is None or (self.check() and os.access(self.root, os.R_OK | os.X_OK)):
+            return
+        if os.path.lexists(self.root):
+            raise CacheError(self.root, "not a directory that can be read", hint="Choose another NATIVELOAD_CACHE.")
+        above = os.path.dirname(self.root)
+        while not os.path.lexists(above):
+            above = os.path.dirname(above)
+        if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
+            raise CacheError(self.root, f"cannot be made in {above}", hint="Choose another NATIVELOAD_CACHE.")
 
     def read(self, kind: str, key: str) -> dict[str, str] | None:
         """Return a note (``kind`` is ``receipts`` or ``probes``), or None where there is no readable one."""
@@ -130,11 +153,7 @@ class LibraryCache(Value):
     def _folder(self, kind: str) -> str:
         """Make the directory of a kind of note; nothing is made below a directory that others can write."""
         root = self.root or ""
-        existing = root
-        while not os.path.isdir(existing):
-            existing = os.path.dirname(existing)
-        if existing != root:
-            check_directory(existing, owners=(0, os.geteuid()) if os.name == "posix" else (), sticky=True)
+        self.check()
         folder = os.path.join(root, kind)
         lacking = []
         while not os.path.isdir(folder):

@@ -6,6 +6,7 @@ One rule: the only place that prints or exits. Reports go to stdout, talk goes t
 from __future__ import annotations
 
 import sys
+import warnings
 from importlib import import_module
 
 import click
@@ -47,8 +48,14 @@ def cli() -> None:
     """
 
 
+def _spoken(message: Warning | str, category: type[Warning], *_: object, **__: object) -> str:
+    """Say a warning in one line; a file and a line number of ours help nobody."""
+    return f"warning: {message}\n" if issubclass(category, UserWarning) else f"{category.__name__}: {message}\n"
+
+
 def main() -> None:
     """Run the command line; an error of ours ends in its own text and exit status 1 (2 for a wrong option)."""
+    warnings.formatwarning = _spoken
     try:
         cli(prog_name="nativeload")
     except ConfigError as error:
@@ -56,4 +63,7 @@ def main() -> None:
         sys.exit(2)
     except NativeLoadError as error:
         click.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:  # a full disk behind stdout
+        click.echo(f"error: {error.strerror or error}", err=True)
         sys.exit(1)

@@ -103,7 +103,10 @@ def _load(
 def _files(config: NativeLibraryConfig, resolution: Resolution | None) -> list[str]:
     """Return the files to look into: all of a directory that was named, else those of the chosen set."""
     if config.path is not None and os.path.isdir(config.path):
-        names = sorted(os.listdir(config.path))
+        try:
+            names = sorted(os.listdir(config.path))
+        except OSError:  # the load has said so already
+            return []
         return [os.path.join(config.path, name) for name in names if ".so" in name]
     if config.path is not None:
         return [config.path]

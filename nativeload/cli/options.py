@@ -71,5 +71,5 @@ def config_of(library: str, said: dict[str, Any]) -> NativeLibraryConfig:
         try:
             values[field] = settings.OPTIONS[field][2](value) if isinstance(value, str) else value
         except ConfigError as error:
-            raise ConfigError(names[field], str(error.args[0]), hint=error.hint) from error
+            raise error.under(names[field]) from error
     return NativeLibraryConfig(library, **values)

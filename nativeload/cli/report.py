@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
@@ -15,11 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.tree import Tree
 
-from nativeload.errors import PreferenceWarning
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from nativeload.resolve.resolution import Decision, Resolution
 
 _MARKS = {True: "[green]accepted[/green]", False: "[red]rejected[/red]", None: "[yellow]unknown[/yellow]"}
@@ -27,7 +22,7 @@ _MARKS = {True: "[green]accepted[/green]", False: "[red]rejected[/red]", None: "
 
 def console() -> Console:
     """Return a console on stdout that never breaks a line where there is no terminal."""
-    terminal = sys.stdout.isatty()
+    terminal = sys.stdout is not None and sys.stdout.isatty()
     return Console(width=None if terminal else 10_000, highlight=False, emoji=False)
 
 
@@ -85,15 +80,3 @@ def print_resolution(resolution: Resolution, *, as_json: bool, explain: bool) ->
         out.print(escape(f"  {file.path}  {file.size:,} bytes"), soft_wrap=True)
     for backend, reason in resolution.shortfall:
         click.echo(f"warning: {backend} preferred, but {reason}", err=True)
-
-
-@contextmanager
-def spoken_warnings() -> Iterator[None]:
-    """Say our warnings in one line on stderr instead of with a file and a line number."""
-    import warnings
-
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", PreferenceWarning)
-        yield
-    for item in caught:
-        click.echo(f"warning: {item.message}", err=True)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from typing import Any
 
 import click
 
 from nativeload.cli.options import config_of, library_options
-from nativeload.cli.report import spoken_warnings, summary
+from nativeload.cli.report import summary
 
+_MODEL_HINT = "Give a GGUF file with --model, or leave it out for the bundled story model."
 _FIRST_PROMPT = "Once upon a time"
 
 
@@ -45,16 +47,18 @@ def command(
     **said: Any,
 ) -> None:
     """Continue PROMPT ('-' reads it from stdin); what was chosen and from where is said on stderr."""
-    from nativeload_llama import Llama, bundled_model
+    from nativeload_llama import Llama, ModelError, bundled_model
 
     text = _prompt(prompt, model)
     config = config_of("llama", said)
-    with spoken_warnings():
+    try:
         llama = Llama(model or bundled_model(), config=config, n_ctx=n_ctx, n_threads=threads)
+    except ModelError as error:
+        raise error if error.hint else ModelError(error.path, error.reason, hint=_MODEL_HINT) from error
     with llama:
         devices = ", ".join(device.name for device in llama.library.devices)
         click.echo(f"{summary(llama.library.resolution)}, on {devices}", err=True)
-        click.echo(f"model: {llama.description}", err=True)
+        click.echo(f"model: {os.path.basename(model or bundled_model())} ({llama.description})", err=True)
         _stream(
             text if echo else "",
             llama.stream(text, max_tokens=max_tokens, temperature=temperature, seed=seed),
@@ -63,6 +67,8 @@ def command(
 
 def _prompt(prompt: str | None, model: str | None) -> str:
     if prompt == "-":
+        if sys.stdin is None:
+            raise click.UsageError("There is no stdin to read the prompt from.")
         try:
             return sys.stdin.read()
         except KeyboardInterrupt:

@@ -80,7 +80,9 @@ def shortlist(config: NativeLibraryConfig, host: Host | None = None) -> Shortlis
 def _cache(config: NativeLibraryConfig) -> LibraryCache:
     """Return the cache; one that was named must be safe, the default one is done without if it is not."""
     if config.cache_dir is not None:
-        return LibraryCache(config.cache_dir)
+        named = LibraryCache(config.cache_dir)
+        named.check_usable()
+        return named
     cache = LibraryCache(default_root())
     try:
         cache.check()
@@ -130,7 +132,10 @@ def _with_cuda_major(bundle: Bundle, config: NativeLibraryConfig) -> Bundle:
 
     gpus = []
     for file in bundle.gpus:
-        runtimes = [name for name in read_elf(file.path).needed if name.startswith("libcudart.so.")]
+        try:
+            runtimes = [name for name in read_elf(file.path).needed if name.startswith("libcudart.so.")]
+        except LoadError:  # whatever is wrong with it is found where its set is verified
+            runtimes = []
         major = runtimes[0].removeprefix("libcudart.so.").partition(".")[0] if runtimes else ""
         gpus.append(replace(file, cuda=int(major)) if major.isdecimal() else file)
     return replace(bundle, gpus=tuple(gpus))
@@ -257,8 +262,8 @@ def _why_not(found: Shortlist, backend: Backend) -> str:
     return reasons[0] if reasons else f"no {backend} backend in any candidate"
 
 
-def missing(found: Shortlist, tried: Sequence[Decision] = ()) -> NativeLoadError:
-    """Say that no set could serve, in the error that tells what to do."""
+def missing(found: Shortlist, tried: Sequence[Decision] = (), *, hint: str = "") -> NativeLoadError:
+    """Say that no set could serve, in the error that tells what to do (the hint, where the caller knows better)."""
     resolution = conclude(found, None, tried)
     for backend in required(found.config):
         if any(f"{backend} is required" in decision.verdict.reason for decision in resolution.decisions):
@@ -274,7 +279,21 @@ def missing(found: Shortlist, tried: Sequence[Decision] = ()) -> NativeLoadError
 
         text = f"no usable {resolution.library} library is here, and this release cannot download one"
         return DownloadUnavailableError(text, hint=NO_DOWNLOAD, resolution=resolution)
-    return LibraryNotFoundError(resolution, hint=_WAYS_ON)
+    return LibraryNotFoundError(resolution, hint=hint or _ways_on(found))
+
+
+def _ways_on(found: Shortlist) -> str:
+    """Say what could help, by what stands in the way."""
+    config = found.config
+    if config.pin:
+        return "No source of this release satisfies a pin: take it back, or wait for the release that downloads."
+    if config.library != "llama":
+        return (
+            f"Name a {config.library} library: with_library() or NATIVELOAD_PATH (whisper: pip install pywhispercpp)."
+        )
+    if config.cpu:
+        return "Only a split build (libggml-cpu-*.so) can keep a CPU ceiling: name its directory, or drop the ceiling."
+    return _WAYS_ON
 
 
 def plan(config: NativeLibraryConfig, host: Host | None = None) -> Resolution:

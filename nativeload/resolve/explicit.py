@@ -32,8 +32,11 @@ def find(library: str, path: str, platform: Platform, *, sha256: str | None = No
         if sha256:
             raise ConfigError("sha256", "a digest names a file, and the path is a directory", hint=f"Path: {path}")
         return _in_directory(library, path, platform)
-    if not os.path.exists(path):
-        raise LoadError(path, "no such file or directory")
+    try:
+        os.stat(path)
+    except OSError as error:
+        hint = "Check the path: it must name a library file, or a directory that holds one."
+        raise LoadError(path, (error.strerror or str(error)).lower(), hint=hint) from error
     if not os.path.isfile(path):
         raise LoadError(path, "neither a regular file nor a directory")
     return _file(library, path, platform, sha256)

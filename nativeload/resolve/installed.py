@@ -12,7 +12,7 @@ import sys
 from nativeload.errors import IntegrityError, LoadError
 from nativeload.resolve import backend_package
 from nativeload.resolve.bundle import Bundle, classify, has_library
-from nativeload.resolve.resolution import Decision, LibraryFile, Rejected, Role, Source
+from nativeload.resolve.resolution import NOT_INSTALLED, Decision, LibraryFile, Rejected, Role, Source
 from nativeload.value import Value, replace
 from nativeload.variant import normalized_package
 
@@ -146,7 +146,7 @@ def find(
         if found is not None:
             yield found
     for name in sorted(missing):
-        yield _rejected(name, "named as a backend package, but not installed")
+        yield _rejected(name, NOT_INSTALLED)
 
 
 def _rejected(candidate: object, reason: str) -> Decision:

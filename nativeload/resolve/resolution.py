@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from nativeload.cache import Stamp
 
 
+NOT_INSTALLED = "named as a backend package, but not installed"
+"""The reason against a package that the user named: it is worth a warning wherever something else is used."""
+
+
 class Source(enum.StrEnum):
     """Where a set may come from, in order."""
 

@@ -191,6 +191,49 @@ def test_python_ends_cleanly(run_python: RunPython, ending: str) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_python_ends_cleanly_within_a_long_decode(run_python: RunPython) -> None:
+    """A daemon thread inside C is waited for: libc must not run the library's destructors under it."""
+    code = OPEN + (
+        "import random, threading, time\n"
+        "prompt = llama.tokenize('Once upon a time ' * 200)[:480]\n"
+        "def busy():\n"
+        "    while True:\n"
+        "        for _ in llama.generate(prompt, max_tokens=2): pass\n"
+        "threading.Thread(target=busy, daemon=True).start()\n"
+        "time.sleep(random.uniform(0.02, 0.1))\n"
+    )
+    for _ in range(12):
+        done = run_python(code)
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals by timer")
+@pytest.mark.parametrize("handler", ["llama.close()", "(_ for _ in ()).throw(KeyboardInterrupt)"])
+def test_a_signal_at_any_moment_leaves_nothing_taken(run_python: RunPython, handler: str) -> None:
+    """Ctrl-C, or close() in a handler, between any two steps: the next call works, or says closed; nothing hangs."""
+    code = OPEN + (
+        "import faulthandler, random, signal, time\n"
+        "from nativeload_llama import ClosedError\n"
+        "faulthandler.dump_traceback_later(60, exit=True)\n"
+        f"signal.signal(signal.SIGALRM, lambda *_: {handler})\n"
+        "ids, until, rounds = llama.tokenize('a'), time.monotonic() + 4, 0\n"
+        "while time.monotonic() < until:\n"
+        "    rounds += 1\n"
+        "    try:\n"
+        "        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.0003, 0.004))\n"
+        "        while True:\n"
+        "            for _ in llama.generate(ids, temperature=0, max_tokens=1): pass\n"
+        "    except (KeyboardInterrupt, ClosedError):\n"
+        "        signal.setitimer(signal.ITIMER_REAL, 0)\n"
+        "    llama.close() if rounds % 3 == 0 else None\n"
+        "    try: list(llama.generate(ids, max_tokens=1))\n"
+        "    except ClosedError: llama = Llama(bundled_model(), n_threads=1)\n"
+        "print(rounds > 10)\n"
+    )
+    done = run_python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
 def test_opening_and_closing_leaks_nothing(run_python: RunPython) -> None:
     """60 cycles of open, generate, close leave the process no bigger than one model would."""

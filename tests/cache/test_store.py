@@ -265,11 +265,36 @@ def test_what_cannot_be_forgotten_is_an_error(root: Path) -> None:
         assert str(root / kind) in caught.value.path
 
 
-@pytest.mark.parametrize(
-    ("home", "expected"),
-    [("/home/me", "/home/me/.llama-py"), ("/", None), ("", None), ("relative", None)],
-)
-def test_the_default_is_in_the_home_directory(home: str, expected: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Never in /tmp and never in the current directory."""
-    monkeypatch.setenv("HOME", home)
-    assert default_root() == expected
+@pytest.mark.parametrize(("home", "expected"), [("mine", True), ("/", False), ("", False), ("gone", False)])
+def test_the_default_is_in_the_home_directory(
+    home: str, expected: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never in /tmp, never in the current directory, and a home that does not exist is not made."""
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / home) if home in {"mine", "gone"} else home)
+    assert default_root() == (str(tmp_path / "mine" / ".llama-py") if expected else None)
+    monkeypatch.setenv("HOME", "relative")
+    assert default_root() is None
+
+
+def test_a_fresh_root_is_refused_where_it_would_not_be_safe(tmp_path: Path) -> None:
+    """Before anything is made: a home that its group can write is no place for a cache."""
+    home = tmp_path / "home"
+    home.mkdir()
+    home.chmod(0o775)
+    cache = LibraryCache(str(home / ".llama-py"))
+    for action in (cache.check, cache.check_usable, lambda: cache.write("probes", "key", NOTE)):
+        with pytest.raises(UnsafeCacheError, match="0775"):
+            action()
+    assert os.listdir(home) == []
+
+
+def test_a_named_root_that_cannot_serve_is_an_error(root: Path) -> None:
+    """Every start would probe again, and nobody would know why."""
+    (root / "file").touch()
+    LibraryCache(str(root)).check_usable()
+    LibraryCache(str(root / "new")).check_usable()
+    LibraryCache(None).check_usable()
+    for path, reason in (("file", "not a directory"), ("file/below", "cannot be made")):
+        with pytest.raises(CacheError, match=reason):
+            LibraryCache(str(root / path)).check_usable()

@@ -52,7 +52,7 @@ def test_without_arguments_it_tells_a_story() -> None:
     assert done.stdout.endswith("\n")
     first, second, *more = done.stderr.splitlines()
     assert re.match(r"llama: .+ from installed xllamacpp [\d.]+ \(verified by RECORD\), on \w+", first)
-    assert second.startswith("model: llama")
+    assert second.startswith("model: stories.gguf (llama")
     assert more == []
 
 
