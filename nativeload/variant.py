@@ -5,14 +5,13 @@ One rule: every word parses from and prints to its own text; a variant label is 
 
 from __future__ import annotations
 
-import enum
 import sys
 
 from nativeload.errors import ConfigError
-from nativeload.value import Value
+from nativeload.value import Value, Word
 
 
-class Platform(enum.StrEnum):
+class Platform(Word):
     """An operating system and processor family, as in ``linux-x86_64``."""
 
     LINUX_X86_64 = "linux-x86_64"
@@ -55,7 +54,7 @@ class Platform(enum.StrEnum):
         return cls.of(sys.platform, machine)
 
 
-class Backend(enum.StrEnum):
+class Backend(Word):
     """A ggml compute backend."""
 
     CPU = "cpu"
@@ -69,7 +68,7 @@ GPU_BACKENDS = (Backend.CUDA, Backend.ROCM, Backend.METAL, Backend.VULKAN)
 """The GPU backends in the order they are preferred where nothing else decides."""
 
 
-class AvxLevel(enum.StrEnum):
+class AvxLevel(Word):
     """The four CPU ceilings of LLamaSharp, kept as words for x86-64 (`nativeload.cpu_variants`)."""
 
     NONE = "none"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import enum
+import json
 import pickle
 import weakref
 
 import pytest
 
-from nativeload.value import Value, fields_of, replace
+from nativeload.value import Value, Word, fields_of, replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -199,3 +201,47 @@ def test_fields_of_names_them_in_order() -> None:
 
 def test_methods_and_properties_are_no_fields() -> None:
     assert fields_of(Even(6)) == {"number": 6}
+
+
+# -- words ------------------------------------------------------------------------------------------------------------
+
+
+class Colour(Word):
+    """A word of the tests."""
+
+    RED = "red"
+    DARK_BLUE = "dark-blue"
+
+    @property
+    def shouted(self) -> str:
+        """The text in capitals."""
+        return self.value.upper()
+
+
+def test_a_word_is_what_a_str_enum_is() -> None:
+    """To the type checker it is enum.StrEnum; at run time it keeps to what that promises."""
+
+    class Model(enum.StrEnum):
+        RED = "red"
+        DARK_BLUE = "dark-blue"
+
+    for kind in (Colour, Model):
+        assert [str(item) for item in kind] == ["red", "dark-blue"]
+        assert kind("red") is kind.RED
+        assert kind.RED == "red"
+        assert hash(kind.RED) == hash("red")
+        assert (kind.RED.value, f"{kind.DARK_BLUE}!", "-".join(kind)) == ("red", "dark-blue!", "red-dark-blue")
+        assert type(str(kind.RED)) is str
+        assert type(kind.RED) is kind
+        assert ("red" in list(kind), "green" in list(kind), len(kind)) == (True, False, 2)
+        assert json.dumps({kind.RED: [kind.RED]}) == '{"red": ["red"]}'
+        with pytest.raises(ValueError, match="'green' is not a valid"):
+            kind("green")
+    assert Colour.RED.shouted == "RED"
+    assert pickle.loads(pickle.dumps(Colour.RED)) is Colour.RED  # noqa: S301 - our own
+    assert copy.deepcopy(Colour.RED) is Colour.RED
+
+
+def test_words_are_fixed() -> None:
+    with pytest.raises(AttributeError):
+        Colour.RED = "rot"  # type: ignore[misc]

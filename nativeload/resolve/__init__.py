@@ -174,7 +174,10 @@ def verify(chosen: LibrarySet, cache: LibraryCache) -> LibrarySet:
         IntegrityError: a file is not the declared one. Final: nothing else is tried.
         LoadError: a file cannot be read.
     """
-    return replace(chosen, files=tuple(in_parallel(lambda file: _verified(file, cache), chosen.files)))
+    others = [file for file in chosen.files if file != chosen.main]
+    whole = in_parallel(lambda file: _verified(file, cache), [*others, chosen.main])  # the largest is begun first
+    order = [file.path for file in chosen.files]
+    return replace(chosen, files=tuple(sorted(whole, key=lambda file: order.index(file.path))))
 
 
 def _verified(file: LibraryFile, cache: LibraryCache) -> LibraryFile:

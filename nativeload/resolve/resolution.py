@@ -5,11 +5,10 @@ One rule: every candidate leaves a decision with its reason, and every report pr
 
 from __future__ import annotations
 
-import enum
 import hashlib
 import os
 
-from nativeload.value import Value
+from nativeload.value import Value, Word
 from nativeload.variant import Backend, Platform, Variant
 
 TYPE_CHECKING = False
@@ -23,7 +22,7 @@ NOT_INSTALLED = "named as a backend package, but not installed"
 """The reason against a package that the user named: it is worth a warning wherever something else is used."""
 
 
-class Source(enum.StrEnum):
+class Source(Word):
     """Where a set may come from, in order."""
 
     EXPLICIT = "explicit"
@@ -32,7 +31,7 @@ class Source(enum.StrEnum):
     DOWNLOAD = "download"
 
 
-class Role(enum.StrEnum):
+class Role(Word):
     """What a file of a set is for."""
 
     RUNTIME = "runtime"  # preloaded before everything else, such as a bundled libgomp
