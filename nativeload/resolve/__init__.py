@@ -155,11 +155,11 @@ def _constrained(
     for item in sets:
         # A library that carries its backends inside shows them only in the probe.
         lacking = [backend for backend in required(config) if item.cpu is not None and item.gpu != backend]
-        if lacking:
-            reason = f"{lacking[0]} is required, and this set has no {lacking[0]} backend"
-            decisions.append(Decision(item.source, str(item), Rejected(reason)))
-        else:
+        if not lacking:
             kept.append(item)
+        elif item.origin not in {other.origin for other in kept} | {decision.candidate for decision in decisions}:
+            reason = f"{lacking[0]} is required, and no {lacking[0]} backend of this place can be used"
+            decisions.append(Decision(item.source, item.origin, Rejected(reason)))
     if config.selecting_policy is None:
         return tuple(kept), decisions
     policy = tuple(config.selecting_policy(tuple(kept), host))
