@@ -339,13 +339,14 @@ def _again(present: LoadedLibrary, found: Shortlist, check: Check | None) -> Loa
     """
     before = {item.candidate for item in present.resolution.decisions if isinstance(item.verdict, Rejected)}
     attempt = _Attempt()
+    held = {file.path: file.sha256 for file in present.chosen.files if file.label not in _RUNTIMES}
     for candidate in found.sets if found.config.auto_fallback is not False else found.sets[:1]:
-        if [file.path for file in candidate.files] != [file.path for file in present.chosen.files]:
+        if [file.path for file in candidate.files] != list(held):
             if str(candidate) in before:
                 continue
             raise AlreadyLoadedError(candidate.main.path, library=present.library, loaded=present.path)
         whole = verify(candidate, found.cache)
-        if whole.set_id != present.chosen.set_id:
+        if any(file.sha256 != held[file.path] for file in whole.files):
             raise AlreadyLoadedError(candidate.main.path, library=present.library, loaded=f"{present.path} as it was")
         if check is not None and check.function not in present.verdicts:
             verdict = _probed(whole, found, check, attempt)
