@@ -242,7 +242,6 @@ def _note_failure(chosen: LibrarySet, verdict: Verdict, attempt: _Attempt) -> No
 def _failure(found: Shortlist, attempt: _Attempt) -> NativeLoadError:
     """Say why no candidate could be opened: the first failure of what the user named, else the whole trace."""
     resolution = conclude(found, None, attempt.decisions)
-    explicit = attempt.strict
     layouts = [error for error in attempt.errors if isinstance(error, UnknownLayoutError)]
     error: LoadError | None = None
     if attempt.errors and (needed := required(found.config)):
@@ -252,9 +251,9 @@ def _failure(found: Shortlist, attempt: _Attempt) -> NativeLoadError:
         error = BackendUnavailableError(
             needed[0], found.sets[0].directory, f"{needed[0]} is required: {said}", hint=hint
         )
-    elif layouts and (explicit or len(layouts) == len(attempt.errors)):
+    elif layouts and (attempt.strict or len(layouts) == len(attempt.errors)):
         error = layouts[0]
-    elif explicit and attempt.errors:
+    elif attempt.strict:
         error = attempt.errors[0]
     if error is None:
         return missing(found, attempt.decisions, hint=_shared_hint(attempt))
@@ -273,13 +272,7 @@ def _open(
 ) -> LoadedLibrary:
     """Open a set that stood the probe, in this process, and remember it."""
     refuse_clash(chosen.files, verdict.sonames)
-    for file in chosen.files:  # the probe may have taken seconds
-        try:
-            unchanged = Stamp.of(file.path) == file.stamp
-        except OSError as error:
-            raise LoadError(file.path, error.strerror or str(error)) from error
-        if not unchanged:
-            raise IntegrityError(file.path, expected="the file that was hashed", actual="a file changed since")
+    _refuse_changes(chosen)
     try:
         handles = open_set(chosen.files, externals=verdict.externals, quiet=True)
     except LoadError as error:
@@ -298,6 +291,17 @@ def _open(
     _loaded[chosen.library] = result
     log.emit(found.config.log_callback, "nativeload", log.INFO, f"loaded {chosen.library} from {chosen}")
     return result
+
+
+def _refuse_changes(chosen: LibrarySet) -> None:
+    """Refuse a set of which a file is not the one that was hashed: the probe may have taken seconds."""
+    for file in chosen.files:
+        try:
+            unchanged = Stamp.of(file.path) == file.stamp
+        except OSError as error:
+            raise LoadError(file.path, error.strerror or str(error)) from error
+        if not unchanged:
+            raise IntegrityError(file.path, expected="the file that was hashed", actual="a file changed since")
 
 
 def _hold_to_wishes(result: LoadedLibrary, found: Shortlist, attempt: _Attempt) -> None:

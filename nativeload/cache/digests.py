@@ -46,6 +46,11 @@ class Stamp(Value, kw_only=True):
         return f"{self.device} {self.inode} {self.size} {self.mtime_ns} {self.ctime_ns}"
 
 
+def is_sha256(word: str) -> bool:
+    """Whether a text is a sha256 in lower-case hex."""
+    return len(word) == 64 and set(word) <= set("0123456789abcdef")  # noqa: PLR2004
+
+
 def sha256_of(path: str) -> tuple[str, Stamp]:
     """Hash a whole file: its sha256 in hex, and the stamp that held before and after it was read.
 

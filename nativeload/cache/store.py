@@ -11,13 +11,13 @@ import os
 import stat
 import time
 
-from nativeload.cache.digests import Stamp, sha256_of
+from nativeload.cache.digests import Stamp, is_sha256, sha256_of
 from nativeload.errors import CacheError, UnsafeCacheError
 from nativeload.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 HASH_ALWAYS_BELOW = 64 << 20
 """Files smaller than this many bytes are hashed on every start; larger ones go by their stamp."""
@@ -35,12 +35,13 @@ def default_root() -> str | None:
     return os.path.join(home, ".llama-py") if os.path.isabs(home) and home != "/" and os.path.isdir(home) else None
 
 
-def check_directory(path: str, *, owners: tuple[int, ...], sticky: bool = False) -> None:
+def check_directory(path: str, *, shared: bool = False, sticky: bool = False) -> None:
     """Refuse a directory that somebody else could write, directly or by replacing a directory above it.
 
     Args:
         path: an existing directory.
-        owners: the uids it may belong to; above it, root and the user are fine, and sticky directories such as /tmp.
+        shared: whether it may belong to root as well as to the user; a directory above it always may, and may be a
+            sticky one such as /tmp.
         sticky: whether the directory itself may be one like /tmp.
 
     Raises:
@@ -53,11 +54,13 @@ def check_directory(path: str, *, owners: tuple[int, ...], sticky: bool = False)
         raise CacheError(path, "not a directory")
     if os.name != "posix":  # ACLs rule there; the user's profile directory is private by default
         return
+    users = (0, os.geteuid())
+    owners = users if shared else users[1:]
     if os.path.islink(path) and os.lstat(path).st_uid not in owners:
         raise UnsafeCacheError(path, "a symbolic link of another user")
     _check_one(real, found, owners, sticky=sticky)
     while (parent := os.path.dirname(real)) != real:
-        _check_one(parent, os.stat(parent), (0, os.geteuid()), sticky=True)
+        _check_one(parent, os.stat(parent), users, sticky=True)
         real = parent
 
 
@@ -86,12 +89,9 @@ class LibraryCache(Value):
         if self.root is None:
             return False
         if not os.path.isdir(self.root):  # what it will be made in must be safe
-            above = os.path.dirname(self.root)
-            while not os.path.isdir(above):
-                above = os.path.dirname(above)
-            check_directory(above, owners=(0, os.geteuid()) if os.name == "posix" else (), sticky=True)
+            check_directory(_nearest(self.root, os.path.isdir), shared=True, sticky=True)
             return False
-        check_directory(self.root, owners=(os.geteuid(),) if os.name == "posix" else ())
+        check_directory(self.root)
         return True
 
     def check_usable(self) -> None:
@@ -105,9 +105,7 @@ class LibraryCache(Value):
             return
         if os.path.lexists(self.root):
             raise CacheError(self.root, "not a directory that can be read", hint="Choose another NATIVELOAD_CACHE.")
-        above = os.path.dirname(self.root)
-        while not os.path.lexists(above):
-            above = os.path.dirname(above)
+        above = _nearest(self.root, os.path.lexists)
         if not os.path.isdir(above) or not os.access(above, os.W_OK | os.X_OK):
             raise CacheError(self.root, f"cannot be made in {above}", hint="Choose another NATIVELOAD_CACHE.")
 
@@ -136,11 +134,10 @@ class LibraryCache(Value):
         lines = [f"{name} {_one_line(value)}\n" for name, value in note.items()]
         try:
             folder = self._folder(kind)
-            temporary = os.path.join(folder, f".{key}.{os.getpid()}.{os.urandom(4).hex()}")
-            path = os.path.join(folder, key)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
         except OSError:
             return None
+        path, temporary = os.path.join(folder, key), os.path.join(folder, f".{key}.{os.getpid()}.{os.urandom(4).hex()}")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
         try:
             with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8", newline="\n") as file:
                 file.write("".join([*lines, "end\n"]))
@@ -203,7 +200,7 @@ class LibraryCache(Value):
             return sha256_of(path)
         key = _receipt_key(path)
         receipt = self.read("receipts", key)
-        if receipt and receipt.get("stamp") == stamp.words() and _is_digest(receipt.get("sha256", "")):
+        if receipt and receipt.get("stamp") == stamp.words() and is_sha256(receipt.get("sha256", "")):
             return receipt["sha256"], stamp
         digest, stamp = sha256_of(path)
         if time.time_ns() - stamp.ctime_ns >= _SETTLED:
@@ -211,15 +208,19 @@ class LibraryCache(Value):
         return digest, stamp
 
 
+def _nearest(path: str, exists: Callable[[str], bool]) -> str:
+    """Return the nearest place above a path that exists."""
+    above = os.path.dirname(path)
+    while not exists(above):
+        above = os.path.dirname(above)
+    return above
+
+
 def _remove(path: str) -> None:
     try:
         os.unlink(path)
     except OSError:  # it was never made, or the directory is gone with it
         return
-
-
-def _is_digest(word: str) -> bool:
-    return len(word) == 64 and set(word) <= set("0123456789abcdef")  # noqa: PLR2004
 
 
 def _one_line(value: str) -> str:

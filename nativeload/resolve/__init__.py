@@ -163,8 +163,8 @@ def _constrained(
     if config.selecting_policy is None:
         return tuple(kept), decisions
     policy = tuple(config.selecting_policy(tuple(kept), host))
-    dropped = [Decision(item.source, str(item), Rejected("dropped by the selecting policy")) for item in kept]
-    return policy, [*decisions, *(decision for item, decision in zip(kept, dropped, strict=True) if item not in policy)]
+    dropped = Rejected("dropped by the selecting policy")
+    return policy, [*decisions, *(Decision(item.source, str(item), dropped) for item in kept if item not in policy)]
 
 
 def verify(chosen: LibrarySet, cache: LibraryCache) -> LibrarySet:
@@ -176,8 +176,8 @@ def verify(chosen: LibrarySet, cache: LibraryCache) -> LibrarySet:
     """
     others = [file for file in chosen.files if file != chosen.main]
     whole = in_parallel(lambda file: _verified(file, cache), [*others, chosen.main])  # the largest is begun first
-    order = [file.path for file in chosen.files]
-    return replace(chosen, files=tuple(sorted(whole, key=lambda file: order.index(file.path))))
+    verified = {file.path: file for file in whole}
+    return replace(chosen, files=tuple(verified[file.path] for file in chosen.files))
 
 
 def _verified(file: LibraryFile, cache: LibraryCache) -> LibraryFile:
@@ -302,8 +302,7 @@ def _ways_on(found: Shortlist) -> str:
 def plan(config: NativeLibraryConfig, host: Host | None = None) -> Resolution:
     """Say what a settled config would use on a host; nothing is opened, fetched or started."""
     found = shortlist(config, host)
-    tried: list[Decision] = []
-    return conclude(found, next(first_whole(found, found.sets, tried), None), tried)
+    return conclude(found, *_best(found))
 
 
 def resolve(config: NativeLibraryConfig) -> Resolution:
@@ -315,8 +314,13 @@ def resolve(config: NativeLibraryConfig) -> Resolution:
         IntegrityError: a file is not the declared one.
     """
     found = shortlist(config)
-    tried: list[Decision] = []
-    chosen = next(first_whole(found, found.sets, tried), None)
+    chosen, tried = _best(found)
     if chosen is None:
         raise missing(found, tried)
     return conclude(found, chosen, tried)
+
+
+def _best(found: Shortlist) -> tuple[LibrarySet | None, list[Decision]]:
+    """Return the first set whose files are all there and as declared, and why those before it were not."""
+    tried: list[Decision] = []
+    return next(first_whole(found, found.sets, tried), None), tried

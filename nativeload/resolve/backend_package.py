@@ -13,7 +13,7 @@ import hashlib
 import os
 
 from nativeload import cpu_variants
-from nativeload.cache import Stamp
+from nativeload.cache import Stamp, is_sha256
 from nativeload.errors import IntegrityError, LoadError
 from nativeload.resolve.bundle import Bundle
 from nativeload.resolve.resolution import LibraryFile, Role, Source
@@ -133,7 +133,7 @@ def _word(value: object) -> str:
 
 def _artifact(item: dict[str, Any]) -> LibraryFile:
     digest, size = item["sha256"], item["size"]
-    if not isinstance(digest, str) or len(digest) != 64 or not set(digest) <= set("0123456789abcdef"):  # noqa: PLR2004
+    if not isinstance(digest, str) or not is_sha256(digest):
         raise ValueError(f"{digest!r} is not a sha256")
     if type(size) is not int or not 0 < size <= _FILE_LIMIT:
         raise ValueError(f"{size!r} is not a file's size")

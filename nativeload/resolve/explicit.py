@@ -58,7 +58,7 @@ def search(library: str, directory: str, platform: Platform) -> Bundle | None:
 
 def _check_ownership(directory: str) -> None:
     try:
-        check_directory(directory, owners=(0, os.geteuid()) if os.name == "posix" else ())
+        check_directory(directory, shared=True)
     except CacheError as error:
         reason = f"others can write to this search directory ({error.args[0]})"
         raise LoadError(directory, reason, hint="It must belong to root or to you alone.") from error

@@ -380,15 +380,6 @@ def test_no_parser_at_run_time() -> None:
     assert not {"cffi", "cffi.cparser", "pycparser"} & set(loaded)
 
 
-@pytest.fixture(scope="module")
-def binaries() -> Path:
-    """The folder of real published binaries."""
-    place = os.environ.get("NATIVELOAD_TEST_BINARIES")
-    if not place:
-        pytest.skip("NATIVELOAD_TEST_BINARIES names no folder of real binaries")
-    return Path(place)
-
-
 @pytest.fixture(scope="module", params=sorted(SDISTS))
 def real(request: pytest.FixtureRequest, binaries: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A layout's name and a folder with the upstream headers that it was generated from."""
