@@ -9,9 +9,9 @@ import os
 import sys
 
 from nativeload import settings
-from nativeload.errors import ConfigError, DownloadUnavailableError
+from nativeload.errors import ConfigError
 from nativeload.value import Value, replace
-from nativeload.variant import Backend
+from nativeload.variant import LIBRARIES, Backend
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,13 +26,6 @@ if TYPE_CHECKING:
     Want = bool | int | Literal["require"]
     SelectingPolicy = Callable[[Sequence[LibrarySet], Host], Iterable[LibrarySet]]
     LogCallback = Callable[[int, str], None]
-
-LIBRARIES = ("llama", "whisper", "ggml")
-
-NO_DOWNLOAD = (
-    "Three ways on: name a file or directory with with_library(), install a backend package "
-    "(pip install 'nativeload[cpu]'), or name one with with_backend_package()."
-)
 
 
 class NativeLibraryConfig(Value):
@@ -52,14 +45,16 @@ class NativeLibraryConfig(Value):
         search_directories: directories to look in for a library, in order.
         packages: distribution names accepted as backend packages beside ``nativeload-*``.
         pin: ``<build>@sha256:<digest>``: only sets of this manifest may serve.
-        repo: the Hub repository the pin belongs to.
+        lock: a lock file: only sets of the manifests it pins may serve.
+        repo: the Hub repository the pinned manifest is in.
         commit: the 40-hex commit of that repository.
-        cache_dir: where receipts and verdicts are kept (default ``~/.llama-py``).
+        cache_dir: where sets, receipts and verdicts are kept (default ``~/.llama-py``).
+        shared_caches: directories laid out as a cache that are only read.
         python: the command that starts Python for the probe, split like a shell line (default: this Python).
         auto_download: whether a download may be the last source (`with_auto_download`).
-        endpoint: the Hub's address for downloads.
+        endpoint: where downloads come from: a Hub, or a web server or ``file://`` folder with what `prefetch` wrote.
         proxy: the proxy for downloads.
-        timeout: seconds a download may stall.
+        timeout: seconds to connect, and that a download may stall.
         offline: whether every download is forbidden, whatever else was said.
         fixed: whether the environment and the config file were read already (`from_env`).
         selecting_policy: reorders or drops the candidates of all sources.
@@ -76,9 +71,11 @@ class NativeLibraryConfig(Value):
     search_directories: tuple[str, ...] | None = None
     packages: tuple[str, ...] | None = None
     pin: str | None = None
+    lock: str | None = None
     repo: str | None = None
     commit: str | None = None
     cache_dir: str | None = None
+    shared_caches: tuple[str, ...] | None = None
     python: str | None = None
     auto_download: bool | None = None
     endpoint: str | None = None
@@ -170,8 +167,13 @@ class NativeLibraryConfig(Value):
     def with_pin(self, pin: str, *, repo: str | None = None, commit: str | None = None) -> NativeLibraryConfig:
         """Let only sets of this manifest serve: ``<build>@sha256:<digest of the manifest>``.
 
+        Args:
+            pin: what `nativeload publish` printed, or a release note said.
+            repo: the Hub repository it is in, such as ``owner/name``; a download needs it.
+            commit: the commit of that repository, 40 hex digits: a branch or tag would move.
+
         Raises:
-            ConfigError: the pin or the commit is not of its form.
+            ConfigError: one of them is not of its form.
         """
         return replace(
             self,
@@ -179,6 +181,10 @@ class NativeLibraryConfig(Value):
             repo=repo or self.repo,
             commit=self.commit if commit is None else commit,
         )
+
+    def with_lock(self, path: str | Path | None) -> NativeLibraryConfig:
+        """Let only sets of the manifests serve that this lock file pins. It is never looked for: name it."""
+        return replace(self, lock=None if path is None else os.fspath(path))
 
     def with_selecting_policy(self, policy: SelectingPolicy | None) -> NativeLibraryConfig:
         """Reorder or drop candidates: ``policy(sets, host)`` returns the sets to try, in order."""
@@ -192,8 +198,12 @@ class NativeLibraryConfig(Value):
         return replace(self, log_callback=callback)
 
     def with_cache_dir(self, directory: str | Path | None) -> NativeLibraryConfig:
-        """Keep receipts and verdicts in this directory instead of ``~/.llama-py``."""
+        """Keep sets, receipts and verdicts in this directory instead of ``~/.llama-py``."""
         return replace(self, cache_dir=None if directory is None else os.fspath(directory))
+
+    def with_shared_cache(self, directory: str | Path) -> NativeLibraryConfig:
+        """Look for published sets in this directory too: laid out as a cache, root's or your own, never written."""
+        return replace(self, shared_caches=(*(self.shared_caches or ()), os.fspath(directory)))
 
     def with_python(self, command: str | None) -> NativeLibraryConfig:
         """Start the probe's Python with this command, split like a shell line."""
@@ -208,7 +218,18 @@ class NativeLibraryConfig(Value):
         proxy: str | None = None,
         timeout: float | None = None,
     ) -> NativeLibraryConfig:
-        """Allow a download as the last source. This release has none: a resolution that would need it says so."""
+        """Allow a download as the last source: the files of a pinned manifest that this machine needs, and no others.
+
+        Args:
+            enable: False forbids it again.
+            cache_dir: as `with_cache_dir`.
+            endpoint: a Hub (default: huggingface_hub's), or a web server or ``file://`` folder with a prefetch.
+            proxy: for these downloads alone.
+            timeout: seconds to connect, and that a download may stall (default 10).
+
+        Raises:
+            ConfigError: one of them is not of its form.
+        """
         config = self.with_cache_dir(cache_dir) if cache_dir is not None else self
         return replace(
             config,
@@ -279,12 +300,14 @@ class NativeLibraryConfig(Value):
         return self.plan()
 
     def resolve(self) -> Resolution:
-        """Choose a set for this machine and verify it. Opens nothing.
+        """Choose a set for this machine, fetch it if that is allowed and needed, and verify it. Opens nothing.
 
         Raises:
             LibraryNotFoundError: nothing usable; carries the whole trace.
-            DownloadUnavailableError: nothing usable, and a download was allowed that this release cannot do.
+            DownloadUnavailableError: nothing usable, and a download was allowed of which nobody said what to fetch.
             IntegrityError: a file is not the one it should be. Nothing else is tried.
+            NetworkError: what is needed cannot be fetched.
+            CacheError: what is fetched cannot be kept.
             LoadError: the explicit path holds no library.
         """
         from nativeload.resolve import resolve
@@ -297,7 +320,7 @@ class NativeLibraryConfig(Value):
         Raises:
             AlreadyLoadedError: another set of this library is loaded in this process.
             LoadError: a configured source failed (`UnknownLayoutError`, `BackendUnavailableError` among others).
-            LibraryNotFoundError, IntegrityError: as `resolve`.
+            LibraryNotFoundError, IntegrityError, NetworkError, CacheError: as `resolve`.
             ForkError: the library was loaded before a fork.
         """
         from nativeload.loading import load
@@ -317,21 +340,32 @@ class NativeLibraryConfig(Value):
         proxy: str | None = None,
         timeout: float | None = None,
     ) -> Resolution:
-        """Download one library. This release has no download source.
+        """Fetch a published set into the cache, for this machine or another platform, and verify it. Opens nothing.
+
+        Args:
+            filename: a file the set must have, such as ``libllama.so``.
+            build: the build it must be, or one of its aliases; what is pinned decides, this only holds it to a word.
+            use_cuda: True prefers CUDA, False forbids it.
+            avx_level: as `with_avx`.
+            os: ``auto`` for this machine, a platform such as ``windows-x86_64``, or ``linux``, ``macos``, ``windows``.
+            cache_dir: as `with_cache_dir`.
+            endpoint: as `with_auto_download`, as are ``proxy`` and ``timeout``.
+            proxy: for these downloads alone.
+            timeout: seconds.
 
         Raises:
-            DownloadUnavailableError: always.
+            DownloadUnavailableError: nobody said what to fetch, or a download is forbidden.
+            LibraryNotFoundError: the pinned manifest has nothing that fits; carries the trace.
+            NetworkError, IntegrityError, CacheError: nothing of it is in the cache then.
         """
-        said: dict[str, object] = {
-            "filename": filename,
-            "build": build,
-            "use_cuda": use_cuda,
-            "avx_level": avx_level,
-            "os": os,
-        }
-        said |= {"cache_dir": cache_dir, "endpoint": endpoint, "proxy": proxy, "timeout": timeout}
-        asked = ", ".join(f"{name}={value}" for name, value in said.items() if value is not None)
-        raise DownloadUnavailableError(f"{self.library} ({asked}): this release cannot download", hint=NO_DOWNLOAD)
+        from nativeload.resolve import download_set
+
+        config = self.with_auto_download(cache_dir=cache_dir, endpoint=endpoint, proxy=proxy, timeout=timeout)
+        if use_cuda is not None:
+            config = config.with_cuda(use_cuda)
+        if avx_level is not None:
+            config = config.with_avx(avx_level)
+        return download_set(config.settled(), platform=os, filename=filename, build=build)
 
     def download_best_native_library(
         self,
@@ -341,11 +375,7 @@ class NativeLibraryConfig(Value):
         proxy: str | None = None,
         timeout: float | None = None,
     ) -> Resolution:
-        """Download the best library for this machine. This release has no download source.
-
-        Raises:
-            DownloadUnavailableError: always.
-        """
+        """Fetch the best published set for this machine into the cache: `download_native_library` without wishes."""
         return self.download_native_library(cache_dir=cache_dir, endpoint=endpoint, proxy=proxy, timeout=timeout)
 
 

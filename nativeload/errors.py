@@ -78,8 +78,35 @@ class LibraryNotFoundError(NativeLoadError):
         return "\n".join([*lines, self.hint] if self.hint else lines)
 
 
+class ManifestError(NativeLoadError, ValueError):
+    """A manifest, pin or lock is not of the form this release knows.
+
+    Attributes:
+        origin: the file, URL or option it came from.
+        message: what is wrong with it.
+    """
+
+    def __init__(self, origin: str | Path, message: str, *, hint: str = "") -> None:
+        super().__init__(f"{origin}: {message}", hint=hint)
+        self.origin, self.message = str(origin), message
+
+
+class NetworkError(NativeLoadError):
+    """Bytes could not be fetched; what was fetched before is as it was.
+
+    Attributes:
+        url: what was asked for, without passwords and query.
+        reason: what went wrong, in words.
+        status: the HTTP status, where the server gave one.
+    """
+
+    def __init__(self, url: str, reason: str, *, status: int | None = None, hint: str = "") -> None:
+        super().__init__(f"{url}: {reason}", hint=hint)
+        self.url, self.reason, self.status = url, reason, status
+
+
 class DownloadUnavailableError(NativeLoadError):
-    """The network source was asked for and this release has none.
+    """A download was asked for and cannot be begun: no pin says what to fetch, or it is forbidden.
 
     Attributes:
         resolution: the trace of the resolution that needed it, if there was one.

@@ -27,8 +27,9 @@ from nativeload.opening import Device, devices, open_set
 from nativeload.probe import Check, Verdict, probe
 from nativeload.resolve import Shortlist, conclude, first_whole, missing, shortlist, verify
 from nativeload.resolve.ranking import preferred, required
-from nativeload.resolve.resolution import NOT_INSTALLED, Decision, LibrarySet, Rejected, Resolution, Source
+from nativeload.resolve.resolution import Decision, LibrarySet, Rejected, Resolution, Source
 from nativeload.value import Value, replace
+from nativeload.variant import Role
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -125,7 +126,7 @@ def _load(config: NativeLibraryConfig, check: Check | None) -> LoadedLibrary:
         present.check_process()
         if present.config == config and (check is None or name in present.verdicts):
             return present
-    found = shortlist(config)
+    found = shortlist(config, act=present is None)
     return _first(found, check) if present is None else _again(present, found, check)
 
 
@@ -167,7 +168,7 @@ def _standing(
     found: Shortlist, sets: tuple[LibrarySet, ...], check: Check | None, attempt: _Attempt
 ) -> Iterator[tuple[LibrarySet, Verdict]]:
     """Yield the sets that stand the probe."""
-    for whole in first_whole(found, sets, attempt.decisions):
+    for whole in first_whole(found, sets, attempt.decisions, skip=lambda item: _is_broken(item, attempt)):
         if attempt.strict and whole.source is not Source.EXPLICIT:
             return  # what the user named and cannot load is no reason to take something else
         candidate, verdict = whole, _probed(whole, found, check, attempt)
@@ -198,11 +199,8 @@ def _with_runtime(chosen: LibrarySet, attempt: _Attempt) -> LibrarySet | None:
 
 def _probed(chosen: LibrarySet, found: Shortlist, check: Check | None, attempt: _Attempt) -> Verdict | None:
     """Return the verdict of a set that may be opened, or None after noting why it may not."""
-    for file in chosen.files:
-        if file.name in attempt.broken and attempt.broken[file.name][0] == file.sha256:
-            reason = attempt.broken[file.name][1]
-            attempt.reject(chosen, LoadError(file.path, reason), reason)
-            return None
+    if _is_broken(chosen, attempt):
+        return None
     verdict = probe(chosen, found.host, found.cache, check=check, python=found.config.python)
     if not verdict.ok:
         _note_failure(chosen, verdict, attempt)
@@ -213,6 +211,16 @@ def _probed(chosen: LibrarySet, found: Shortlist, check: Check | None, attempt: 
             attempt.reject(chosen, BackendUnavailableError(backend, chosen.directory, reason), reason)
             return None
     return verdict
+
+
+def _is_broken(chosen: LibrarySet, attempt: _Attempt) -> bool:
+    """Say, and note, whether a set has a file that failed in another set: it need not be fetched or probed again."""
+    for file in chosen.files:
+        digest, reason = attempt.broken.get(file.name, (None, ""))
+        if reason and digest == (file.sha256 or file.declared):
+            attempt.reject(chosen, LoadError(file.path, reason), reason)
+            return True
+    return False
 
 
 def _note_failure(chosen: LibrarySet, verdict: Verdict, attempt: _Attempt) -> None:
@@ -311,9 +319,8 @@ def _hold_to_wishes(result: LoadedLibrary, found: Shortlist, attempt: _Attempt) 
         if backend not in have:
             reason = f"{backend} is required, and no {backend} device was registered after loading"
             raise BackendUnavailableError(backend, result.path, reason, resolution=result.resolution)
-    gone = [item for item in found.decisions if item.verdict.reason == NOT_INSTALLED]
-    for item in gone:
-        _warn(f"backend package {item.candidate}: {NOT_INSTALLED}; {result.chosen} is used")
+    for note in found.notes:
+        _warn(f"{note}; {result.chosen} is used")
     lacking = [backend for backend in preferred(found.config) if backend not in have]
     if lacking and len(lacking) == len(preferred(found.config)):
         why: dict[str, str] = {**dict(result.resolution.shortfall), **attempt.gpus}
@@ -343,14 +350,14 @@ def _again(present: LoadedLibrary, found: Shortlist, check: Check | None) -> Loa
     """
     before = {item.candidate for item in present.resolution.decisions if isinstance(item.verdict, Rejected)}
     attempt = _Attempt()
-    held = {file.path: file.sha256 for file in present.chosen.files if file.label not in _RUNTIMES}
+    held = {file.path: file.sha256 for file in present.chosen.files if file.role is not Role.RUNTIME}
     for candidate in found.sets if found.config.auto_fallback is not False else found.sets[:1]:
-        if [file.path for file in candidate.files] != list(held):
+        if [file.path for file in candidate.files if file.role is not Role.RUNTIME] != list(held):
             if str(candidate) in before:
                 continue
             raise AlreadyLoadedError(candidate.main.path, library=present.library, loaded=present.path)
         whole = verify(candidate, found.cache)
-        if any(file.sha256 != held[file.path] for file in whole.files):
+        if any(file.sha256 != held.get(file.path, file.sha256) for file in whole.files):
             raise AlreadyLoadedError(candidate.main.path, library=present.library, loaded=f"{present.path} as it was")
         if check is not None and check.function not in present.verdicts:
             verdict = _probed(whole, found, check, attempt)

@@ -12,13 +12,15 @@ import ctypes
 import os
 
 from nativeload.errors import LoadError
-from nativeload.resolve.resolution import LibraryFile, Role
 from nativeload.value import Value
+from nativeload.variant import Role
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
+
+    from nativeload.resolve.resolution import LibraryFile
 
 # Registry names of backends, where they differ from ours: ggml/src/ggml-{metal,cuda}.
 _REGISTRY_NAMES = {"mtl": "metal", "hip": "rocm"}

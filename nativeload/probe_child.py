@@ -36,7 +36,8 @@ def main() -> None:
 
 def _probe(request: dict[str, Any], step: Any) -> dict[str, Any]:
     from nativeload.opening import devices, open_set
-    from nativeload.resolve.resolution import LibraryFile, Role
+    from nativeload.resolve.resolution import LibraryFile
+    from nativeload.variant import Role
 
     files = [LibraryFile(path=item["path"], role=Role(item["role"]), label=item["label"]) for item in request["files"]]
     handles = open_set(files, step, externals=request["externals"])

@@ -9,7 +9,7 @@ import os
 import sys
 
 from nativeload.cpu_variants import check_ceiling
-from nativeload.errors import ConfigError
+from nativeload.errors import ConfigError, ManifestError
 from nativeload.variant import GPU_BACKENDS, Backend, normalized_package
 
 TYPE_CHECKING = False
@@ -54,10 +54,37 @@ def commit_word(word: str) -> str:
 
 def pin_word(word: str) -> str:
     """Return a pin: ``<build>@sha256:<64 hex digits>``."""
-    build, at, digest = word.partition("@sha256:")
-    if not at or not build or not _is_hex(digest, 64):
-        raise ConfigError("pin", f"{word!r} is not <build>@sha256:<64 hex digits>")
+    from nativeload.manifest import Pin
+
+    try:
+        return str(Pin.parse(_text("pin", word)))
+    except ManifestError as error:
+        raise ConfigError("pin", error.message) from error
+
+
+def repo_word(word: str) -> str:
+    """Return a repository of a Hub: ``name`` or ``owner/name``."""
+    parts = _text("repo", word).split("/")
+    if len(parts) > 2 or not all(_is_repo_part(part) for part in parts):  # noqa: PLR2004
+        raise ConfigError("repo", f"{word!r} is not a repository such as owner/name")
     return word
+
+
+def _is_repo_part(part: str) -> bool:
+    """Whether huggingface_hub would take it: up to 96 letters, digits, ``-_.``, none of ``-.`` at an end or twice."""
+    plain = part.replace("-", "a").replace("_", "a").replace(".", "a")
+    if not (plain.isascii() and plain.isalnum() and len(part) <= 96):  # noqa: PLR2004
+        return False
+    return part[0] not in "-." and part[-1] not in "-." and "--" not in part and ".." not in part
+
+
+def endpoint_word(word: str) -> str:
+    """Return the address of a Hub, of a web server with a prefetch folder, or of such a folder itself."""
+    scheme, sign, rest = _text("endpoint", word).partition("://")
+    if not sign or scheme not in {"http", "https", "file"} or not rest or any(each.isspace() for each in word):
+        hint = "Use https://..., http://... or file:///..."
+        raise ConfigError("endpoint", f"{word!r} is not an address", hint=hint)
+    return word.rstrip("/")
 
 
 def package_word(word: str) -> str:
@@ -168,12 +195,14 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str, Callable[[str], Any]]] = {
     "search_directories": (("NATIVELOAD_SEARCH_DIRECTORIES",), "search_directories", paths_word),
     "packages": (("NATIVELOAD_PACKAGES",), "packages", packages_word),
     "pin": (("NATIVELOAD_PIN",), "pin", pin_word),
-    "repo": (("NATIVELOAD_REPO",), "repo", str),
+    "lock": (("NATIVELOAD_LOCK",), "lock", path_word),
+    "repo": (("NATIVELOAD_REPO",), "repo", repo_word),
     "commit": (("NATIVELOAD_COMMIT",), "commit", commit_word),
     "cache_dir": (("NATIVELOAD_CACHE",), "cache", path_word),
+    "shared_caches": (("NATIVELOAD_SHARED_CACHE",), "shared_cache", paths_word),
     "python": (("NATIVELOAD_PYTHON",), "python", command_word),
     "auto_download": (("NATIVELOAD_AUTO_DOWNLOAD",), "auto_download", flag_word),
-    "endpoint": (("NATIVELOAD_ENDPOINT", "HF_ENDPOINT"), "endpoint", str),
+    "endpoint": (("NATIVELOAD_ENDPOINT", "HF_ENDPOINT"), "endpoint", endpoint_word),
     "proxy": (("NATIVELOAD_PROXY",), "proxy", str),
     "timeout": (("NATIVELOAD_TIMEOUT",), "timeout", seconds_word),
     "offline": (("NATIVELOAD_OFFLINE", "HF_HUB_OFFLINE"), "offline", flag_word),
@@ -222,8 +251,12 @@ FIELDS: dict[str, Callable[[Any], Any]] = {
     "search_directories": _several("search_directories", _checked_path),
     "packages": _several("packages", package_word),
     "pin": pin_word,
+    "lock": _checked_path,
+    "repo": repo_word,
     "commit": commit_word,
     "cache_dir": _checked_path,
+    "shared_caches": _several("shared_caches", _checked_path),
+    "endpoint": endpoint_word,
     "python": command_word,
     "auto_download": _checked_flag,
     "timeout": lambda seconds: seconds_word(str(seconds)),

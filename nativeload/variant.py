@@ -10,6 +10,9 @@ import sys
 from nativeload.errors import ConfigError
 from nativeload.value import Value, Word
 
+LIBRARIES = ("llama", "whisper", "ggml")
+"""What a user can ask for."""
+
 
 class Platform(Word):
     """An operating system and processor family, as in ``linux-x86_64``."""
@@ -68,6 +71,15 @@ GPU_BACKENDS = (Backend.CUDA, Backend.ROCM, Backend.METAL, Backend.VULKAN)
 """The GPU backends in the order they are preferred where nothing else decides."""
 
 
+class Role(Word):
+    """What a file of a set is for."""
+
+    RUNTIME = "runtime"  # preloaded before everything else, such as a bundled libgomp
+    CORE = "core"  # ggml-base, ggml, llama: opened in dependency order
+    GPU = "gpu"  # a ggml backend module
+    CPU = "cpu"  # a ggml backend module; exactly one is loaded
+
+
 class AvxLevel(Word):
     """The four CPU ceilings of LLamaSharp, kept as words for x86-64 (`nativeload.cpu_variants`)."""
 
@@ -81,6 +93,22 @@ def normalized_package(name: str) -> str:
     """Return a distribution name in its normal form (PEP 503): ``Llama_CPP.Python`` is ``llama-cpp-python``."""
     parts = name.lower().replace("_", "-").replace(".", "-").split("-")
     return "-".join(part for part in parts if part)
+
+
+def is_sha256(word: object) -> bool:
+    """Whether this is a sha256 in lower-case hex."""
+    return isinstance(word, str) and len(word) == 64 and set(word) <= set("0123456789abcdef")  # noqa: PLR2004
+
+
+def build_order(build: str) -> tuple[str, tuple[int, ...]]:
+    """Return what orders builds of one kind by age: ``b11146`` and ``v1.9.3`` as numbers, never as text.
+
+    Builds of two kinds have no order of age; they compare by their kind.
+    """
+    kind, numbers = build[:1], build[1:].split(".")
+    if kind in {"b", "v"} and all(part.isdecimal() and len(part) < 10 for part in numbers):  # noqa: PLR2004
+        return kind, tuple(map(int, numbers))
+    return "", ()
 
 
 class Variant(Value, kw_only=True):

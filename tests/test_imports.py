@@ -24,6 +24,8 @@ BINDINGS = ROOT / "bindings"
 _VALUES = {"nativeload.errors", "nativeload.value"}
 _WORDS = _VALUES | {"nativeload.variant"}
 _BELOW_RESOLVE = _WORDS | {
+    "nativeload.requirement",
+    "nativeload.manifest",
     "nativeload.cpu_variants",
     "nativeload.host",
     "nativeload.settings",
@@ -31,8 +33,16 @@ _BELOW_RESOLVE = _WORDS | {
     "nativeload.cache",
 }
 _SOURCE = _BELOW_RESOLVE | {"nativeload.resolve.bundle", "nativeload.resolve.resolution"}
-_RESOLVE = _SOURCE | {"nativeload.resolve", "nativeload.resolve.ranking", "nativeload.resolve.backend_package"}
-_RESOLVE |= {"nativeload.resolve.explicit", "nativeload.resolve.installed", "nativeload.threads"}
+_PUBLISHED = _SOURCE | {"nativeload.resolve.ranking", "nativeload.resolve.published", "nativeload.pins"}
+_RESOLVE = _PUBLISHED | {"nativeload.resolve", "nativeload.resolve.backend_package", "nativeload.threads"}
+_RESOLVE |= {"nativeload.resolve.explicit", "nativeload.resolve.installed", "nativeload.resolve.cached"}
+_RESOLVE |= {
+    "nativeload.resolve.download",
+    "nativeload.resolve.cuda_runtime",
+    "nativeload.resolve.shortlist",
+    "nativeload.resolve.offers",
+}
+_RESOLVE |= {"nativeload.resolve.outcome", "nativeload.resolve.prefetch", "nativeload.resolve.import_folder"}
 _LOADING = _RESOLVE | {"nativeload.log", "nativeload.mapped", "nativeload.opening", "nativeload.probe"}
 _BINDING = _LOADING | {"nativeload.loading"}
 ALLOWED: dict[str, set[str]] = {
@@ -46,9 +56,12 @@ ALLOWED: dict[str, set[str]] = {
     "nativeload.variant": _VALUES,
     "nativeload.cpu_variants": _WORDS,
     "nativeload.host": _WORDS,
+    "nativeload.host.composed": _WORDS | {"nativeload.host", "nativeload.cpu_variants"},
     "nativeload.settings": _WORDS | {"nativeload.cpu_variants"},
     "nativeload.config": _WORDS | {"nativeload.cpu_variants", "nativeload.settings"},
-    "nativeload.cache": _VALUES,
+    "nativeload.requirement": _WORDS,
+    "nativeload.manifest": _WORDS | {"nativeload.cpu_variants", "nativeload.requirement"},
+    "nativeload.cache": _WORDS | {"nativeload.requirement", "nativeload.manifest"},
     "nativeload.elf": _VALUES,
     "nativeload.needs": _VALUES | {"nativeload.elf", "nativeload.mapped"},
     "nativeload.resolve.resolution": _WORDS,
@@ -57,6 +70,17 @@ ALLOWED: dict[str, set[str]] = {
     "nativeload.resolve.explicit": _SOURCE,
     "nativeload.resolve.backend_package": _SOURCE,
     "nativeload.resolve.installed": _SOURCE | {"nativeload.resolve.backend_package"},
+    "nativeload.pins": _WORDS | {"nativeload.manifest", "nativeload.cache"},
+    "nativeload.resolve.cuda_runtime": _SOURCE,
+    "nativeload.resolve.published": _PUBLISHED - {"nativeload.resolve.published", "nativeload.pins"},
+    "nativeload.resolve.cached": _PUBLISHED,
+    "nativeload.resolve.download": _PUBLISHED,
+    "nativeload.resolve.offers": _PUBLISHED,
+    "nativeload.resolve.shortlist": _PUBLISHED | {"nativeload.resolve.offers"},
+    "nativeload.resolve.outcome": _PUBLISHED,
+    "nativeload.resolve.import_folder": _PUBLISHED
+    | {"nativeload.resolve.cached", "nativeload.resolve.download", "nativeload.resolve.prefetch"},
+    "nativeload.resolve.prefetch": _PUBLISHED | {"nativeload.resolve.cached", "nativeload.resolve.download"},
     "nativeload.resolve": _RESOLVE,
     "nativeload.opening": _RESOLVE,
     "nativeload.probe": _RESOLVE | {"nativeload", "nativeload.opening", "nativeload.log"},
@@ -65,6 +89,13 @@ ALLOWED: dict[str, set[str]] = {
     "nativeload_llama": _BINDING | {"nativeload_llama", "nativeload_llama.abi"},
     "nativeload_llama.abi": _VALUES | {"nativeload_llama.abi"},
     "nativeload.cli": _BINDING | {"nativeload", "nativeload.cli", "nativeload.needs", "nativeload.elf"},
+    "nativeload.publish": _BELOW_RESOLVE
+    | {
+        "nativeload.elf",
+        "nativeload.resolve.bundle",
+        "nativeload.resolve.resolution",
+        "nativeload.resolve.cuda_runtime",
+    },
     "nativeload.__main__": {"nativeload.cli"},
 }
 _OWN = ("nativeload", "nativeload_llama")
@@ -167,13 +198,15 @@ def test_the_table_itself_goes_one_way() -> None:
 
 
 def test_the_sources_do_not_know_each_other() -> None:
-    for name, other in (("explicit", "installed"), ("installed", "explicit")):
-        text = MODULES[f"nativeload.resolve.{name}"].read_text(encoding="utf-8")
-        tree = ast.parse(text)
+    """Not in functions either."""
+    sources = ("explicit", "installed", "cached", "download")
+    for name in sources:
+        tree = ast.parse(MODULES[f"nativeload.resolve.{name}"].read_text(encoding="utf-8"))
         words = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
         froms = {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-        assert other not in words
-        assert f"nativeload.resolve.{other}" not in froms
+        for other in set(sources) - {name}:
+            assert other not in words
+            assert f"nativeload.resolve.{other}" not in froms
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -23,7 +23,8 @@ LOAD = """
 """
 OPEN = """
     from nativeload.opening import devices, open_set
-    from nativeload.resolve.resolution import LibraryFile, Role
+    from nativeload.resolve.resolution import LibraryFile
+    from nativeload.variant import Role
     folder = Path(os.environ["LIBRARY"])
     def file(name, role, label=""):
         return LibraryFile(path=str(folder / name), role=Role(role), label=label)

@@ -35,9 +35,11 @@ WORDS: dict[str, tuple[str, Any, str, Any]] = {
     "search_directories": (f"/a{os.pathsep}/b", ("/a", "/b"), "/c", ("/c",)),
     "packages": ("My_Backend, other", ("my-backend", "other"), "third", ("third",)),
     "pin": (f"b11146@sha256:{DIGEST}", f"b11146@sha256:{DIGEST}", f"b1@sha256:{'a' * 64}", f"b1@sha256:{'a' * 64}"),
+    "lock": ("/a/nativeload.lock", "/a/nativeload.lock", "/b.lock", "/b.lock"),
     "repo": ("me/builds", "me/builds", "you/builds", "you/builds"),
     "commit": (COMMIT, COMMIT, "a" * 40, "a" * 40),
     "cache_dir": ("/var/a", "/var/a", "/var/b", "/var/b"),
+    "shared_caches": (f"/a{os.pathsep}/b", ("/a", "/b"), "/c", ("/c",)),
     "python": ("qemu-x86_64 python3", "qemu-x86_64 python3", "python3 -I", "python3 -I"),
     "auto_download": ("yes", True, "off", False),
     "endpoint": ("https://a.example", "https://a.example", "https://b.example", "https://b.example"),
@@ -54,7 +56,9 @@ WRONG = {
     "skip_check": "2",
     "packages": "-x-",
     "pin": "b11146",
+    "repo": "a/b/c",
     "commit": "main",
+    "endpoint": "ftp://a.example",
     "auto_download": "si",
     "timeout": "soon",
     "offline": "nein",
@@ -125,7 +129,7 @@ def test_an_empty_variable_says_nothing(field: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_options_without_a_wrong_word_take_any_text() -> None:
-    free = {"search_directories", "repo", "cache_dir", "python", "endpoint", "proxy"}
+    free = {"search_directories", "lock", "cache_dir", "shared_caches", "python", "proxy"}
     assert set(settings.OPTIONS) == set(WRONG) | free
 
 

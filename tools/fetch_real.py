@@ -30,9 +30,9 @@ class Wanted:
 
     Attributes:
         name: for ``--only``, and the folder it is unpacked to.
-        client: ``npm``, ``wheel`` or ``sdist``.
-        spec: what the client is asked for.
-        integrity: ``<algorithm>-<base64 of the digest>``, as npm writes it.
+        client: ``npm``, ``wheel``, ``sdist``, or ``installed``: wheels installed together into one folder.
+        spec: what the client is asked for; several wheels stand side by side.
+        integrity: ``<algorithm>-<base64 of the digest>``, as npm writes it; several in the same order.
         python: the Python version whose wheel is meant, where that is part of the file's name.
     """
 
@@ -64,6 +64,42 @@ WANTED = (
         client="npm",
         spec="@node-llama-cpp/linux-x64-cuda@3.22.1",
         integrity="sha512-8rQCjyNNLZJUFit+YpjwlC4hwkKgOMIkB2wuycKBf8NU2O3ySKbiWZQ8aw9ku2nUTXjSnUIrE6KB88itduTBuA==",
+    ),
+    Wanted(
+        name="node-llama-cpp-linux-arm64",
+        client="npm",
+        spec="@node-llama-cpp/linux-arm64@3.22.1",
+        integrity="sha512-W+7naKCXX9/eEjjFmRS8vvx91QyLXDbeFxexZc3bh/PtQABZgmRL3C0AtYYXn4YGTj/3Qor4lWZn2tpjZFPLdQ==",
+    ),
+    Wanted(
+        name="node-llama-cpp-linux-x64-vulkan",
+        client="npm",
+        spec="@node-llama-cpp/linux-x64-vulkan@3.22.1",
+        integrity="sha512-bBxqU+JOcBu1nb5Qj2zcMci+JByT1E8EajHvYodyNfVIPkEhXh+/HMwR1/BT7xP08YK0hks+kM8fglER0P8JEg==",
+    ),
+    Wanted(
+        name="node-llama-cpp-linux-x64-cuda-ext",
+        client="npm",
+        spec="@node-llama-cpp/linux-x64-cuda-ext@3.22.1",
+        integrity="sha512-4e5ajkiM2aR2WAdB/N/ACk4weEhHvOAIrzxZPsIX0xDFW5+6hhShuy1/vs88SK9NGdgAco9IyE28eYS0H1efpA==",
+    ),
+    Wanted(
+        name="node-llama-cpp-win-x64",
+        client="npm",
+        spec="@node-llama-cpp/win-x64@3.21.1",
+        integrity="sha512-JcIpCnra7bAd7JNWA8ehdn2DIRaTMuj+fBC8bw+5rKSNzszWFbuj2XA05c5QHovonDMBLN1ePXE/hcfZtzXoUQ==",
+    ),
+    Wanted(
+        name="node-llama-cpp-win-x64-cuda",
+        client="npm",
+        spec="@node-llama-cpp/win-x64-cuda@3.21.1",
+        integrity="sha512-PLz70neFEMkQTlmJqG1ujUtCSgHasLPMxQ9rLkqQVmZYAXqkRj+45TIHCjdn3XqUeaoun0vrO9rRaxZ8NVq9jg==",
+    ),
+    Wanted(
+        name="node-llama-cpp-mac-arm64-metal",
+        client="npm",
+        spec="@node-llama-cpp/mac-arm64-metal@3.21.1",
+        integrity="sha512-6MIDAZV7DXD9R1+jEXWJkFuolni3GATGE6mmuyFYc6ZmtOh9djAy15df0T0AXK3sCmVKL+fQcOAWZezxx4MvQQ==",
     ),
     Wanted(
         name="xllamacpp-2026.8.10566",
@@ -100,6 +136,34 @@ WANTED = (
         client="sdist",
         spec="xllamacpp==2026.10.11549",
         integrity=_sha256("c17ee1163006f70726abb9f72137830818f3d8cb60bfc34cb232d08428eaa22b"),
+    ),
+    Wanted(
+        name="nvidia-13",
+        client="installed",
+        spec="nvidia-cublas==13.10.0.20 nvidia-cuda-runtime==13.5.37",
+        integrity=" ".join(
+            map(
+                _sha256,
+                (
+                    "dcc6d63884c53d07e267ce7e6feac17b2538cebaafec5db865736c3e28e4dc84",
+                    "df2b79a8852f10d1fef8c848489c49eebb5754051bf870202a862831412b179d",
+                ),
+            )
+        ),
+    ),
+    Wanted(
+        name="nvidia-12",
+        client="installed",
+        spec="nvidia-cublas-cu12==12.9.3.13 nvidia-cuda-runtime-cu12==12.9.79",
+        integrity=" ".join(
+            map(
+                _sha256,
+                (
+                    "d7d51055f161b317c7105ddaae90e71eda059026074ffef93cf7cde2886bfe72",
+                    "25bba2dfb01d48a9b59ca474a1ac43c6ebf7011f1b0b8cc44f54eb6ac48a96c3",
+                ),
+            )
+        ),
     ),
 )
 
@@ -146,6 +210,10 @@ def fetch(wanted: Wanted, directory: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=directory) as scratch:
         work = Path(scratch)
+        if wanted.client == "installed":
+            _install(wanted, work, work / "installed")
+            (work / "installed").rename(place)
+            return
         archive = _download(wanted, work)
         check(archive, wanted.integrity)
         if wanted.client == "sdist":
@@ -158,6 +226,18 @@ def fetch(wanted: Wanted, directory: Path) -> None:
             archive.replace(kept / archive.name)
         if not place.exists():
             (work / "unpacked").rename(place)
+
+
+def _install(wanted: Wanted, work: Path, folder: Path) -> None:
+    """Install several wheels, each checked, into a new folder."""
+    wheels = []
+    for index, (spec, integrity) in enumerate(zip(wanted.spec.split(), wanted.integrity.split(), strict=True)):
+        (work / str(index)).mkdir()
+        one = Wanted(name=wanted.name, client="wheel", spec=spec, integrity=integrity)
+        wheels.append(_download(one, work / str(index)))
+        check(wheels[-1], integrity)
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
+    _run([*command, "--target", str(folder), *map(str, wheels)], work)
 
 
 def check(archive: Path, integrity: str) -> None:
@@ -211,7 +291,7 @@ def _download(wanted: Wanted, work: Path) -> Path:
         # The pinned wheels are those of one platform: a build for another host would fail its digest below.
         kind = ["--only-binary", ":all:", "--python-version", wanted.python, "--implementation", "cp"]
         kind += ["--abi", f"cp{wanted.python.replace('.', '')}", "--abi", "abi3"]
-        kind += [f"--platform=manylinux_2_{minor}_x86_64" for minor in (28, 27, 17)]
+        kind += [f"--platform=manylinux_2_{minor}_x86_64" for minor in (28, 27, 17, 5)]
         _run([sys.executable, "-m", "pip", "download", "--no-deps", *kind, "-d", ".", wanted.spec], folder)
     else:
         # pip asks a source distribution for its metadata, which runs its build backend: isolation would fetch

@@ -3,7 +3,7 @@
 One rule: the cache takes a root path and knows neither the config nor how a library is chosen.
 """
 
-from nativeload.cache.digests import Stamp, is_sha256, sha256_of
+from nativeload.cache.digests import Stamp, read_regular, sha256_of
 from nativeload.cache.store import LibraryCache, check_directory, default_root
 
-__all__ = ["LibraryCache", "Stamp", "check_directory", "default_root", "is_sha256", "sha256_of"]
+__all__ = ["LibraryCache", "Stamp", "check_directory", "default_root", "read_regular", "sha256_of"]

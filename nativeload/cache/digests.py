@@ -6,6 +6,7 @@ holds. A program cannot set ctime back, so a file with a restored mtime is notic
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
@@ -46,9 +47,24 @@ class Stamp(Value, kw_only=True):
         return f"{self.device} {self.inode} {self.size} {self.mtime_ns} {self.ctime_ns}"
 
 
-def is_sha256(word: str) -> bool:
-    """Whether a text is a sha256 in lower-case hex."""
-    return len(word) == 64 and set(word) <= set("0123456789abcdef")  # noqa: PLR2004
+def read_regular(path: str, limit: int) -> bytes:
+    """Read at most so many bytes of a regular file; a link, a FIFO or a directory is none.
+
+    Raises:
+        OSError: it cannot be read, or is something else.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    number = os.open(path, flags)
+    try:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+        chunks, left = [], limit
+        while left > 0 and (chunk := os.read(number, left)):
+            chunks.append(chunk)
+            left -= len(chunk)
+        return b"".join(chunks)
+    finally:
+        os.close(number)
 
 
 def sha256_of(path: str) -> tuple[str, Stamp]:

@@ -11,9 +11,10 @@ import os
 import stat
 import time
 
-from nativeload.cache.digests import Stamp, is_sha256, sha256_of
+from nativeload.cache.digests import Stamp, read_regular, sha256_of
 from nativeload.errors import CacheError, UnsafeCacheError
 from nativeload.value import Value
+from nativeload.variant import is_sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ HASH_ALWAYS_BELOW = 64 << 20
 _SETTLED = 2_000_000_000
 """A file changed less than this many nanoseconds ago gets no receipt: ctime moves in ticks of some milliseconds, so a
 second change within the same tick would leave the same stamp."""
+
+ANOTHER_CACHE = "Choose a cache that can be written: with_cache_dir() or NATIVELOAD_CACHE."
 
 _NOTE_LIMIT = 1 << 20  # bytes: a receipt or verdict larger than this is not ours
 
@@ -73,12 +76,14 @@ def _check_one(path: str, found: os.stat_result, owners: tuple[int, ...], *, sti
 
 
 class LibraryCache(Value):
-    """The directory of receipts and verdicts (default ``~/.llama-py``, 0700).
+    """The directory of sets, manifests, receipts and verdicts (default ``~/.llama-py``, 0700).
 
-    ``LibraryCache(None)`` keeps nothing: everything is hashed and probed each time.
+    ``LibraryCache(None)`` keeps nothing: everything is hashed and probed each time. A ``shared`` one is an operator's
+    directory that others read: it may belong to root, and what is made in it is readable to all.
     """
 
     root: str | None
+    shared: bool = False
 
     def check(self) -> bool:
         """Say whether the cache exists and can be trusted.
@@ -91,7 +96,7 @@ class LibraryCache(Value):
         if not os.path.isdir(self.root):  # what it will be made in must be safe
             check_directory(_nearest(self.root, os.path.isdir), shared=True, sticky=True)
             return False
-        check_directory(self.root)
+        check_directory(self.root, shared=self.shared)
         return True
 
     def check_usable(self) -> None:
@@ -114,9 +119,7 @@ class LibraryCache(Value):
         if self.root is None or not self.check():
             return None
         try:
-            flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-            with os.fdopen(os.open(os.path.join(self.root, kind, key), flags), "rb") as file:
-                text = file.read(_NOTE_LIMIT).decode()
+            text = read_regular(os.path.join(self.root, kind, key), _NOTE_LIMIT).decode()
         except (OSError, ValueError):  # absent or damaged: the work is done again, nothing is lost
             return None
         if not text.endswith("\nend\n"):
@@ -133,36 +136,77 @@ class LibraryCache(Value):
             return None
         lines = [f"{name} {_one_line(value)}\n" for name, value in note.items()]
         try:
-            folder = self._folder(kind)
+            return self.replace(kind, key, "".join([*lines, "end\n"]).encode())
         except OSError:
             return None
-        path, temporary = os.path.join(folder, key), os.path.join(folder, f".{key}.{os.getpid()}.{os.urandom(4).hex()}")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+
+    def replace(self, kind: str, name: str, data: bytes, *, durable: bool = False) -> str:
+        """Write a file whole or not at all; return its path.
+
+        Args:
+            kind: the directory it is in.
+            name: its name there.
+            data: all of it.
+            durable: whether it must outlive a loss of power.
+
+        Raises:
+            UnsafeCacheError: the cache is not the user's own.
+            OSError: it cannot be written.
+        """
+        folder = self.folder(kind)
+        path, temporary = (
+            os.path.join(folder, name),
+            os.path.join(folder, f".{name}.{os.getpid()}.{os.urandom(4).hex()}"),
+        )
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         try:
-            with os.fdopen(os.open(temporary, flags, 0o600), "w", encoding="utf-8", newline="\n") as file:
-                file.write("".join([*lines, "end\n"]))
+            with os.fdopen(os.open(temporary, flags, 0o600), "wb") as file:
+                file.write(data)
+                if self.shared:
+                    os.chmod(temporary, 0o644)
+                if durable:
+                    file.flush()
+                    os.fsync(file.fileno())
             os.replace(temporary, path)
         except OSError:
             _remove(temporary)
-            return None
+            raise
+        if durable:
+            sync_directory(folder)
         return path
 
-    def _folder(self, kind: str) -> str:
-        """Make the directory of a kind of note; nothing is made below a directory that others can write."""
-        root = self.root or ""
+    def folder(self, kind: str) -> str:
+        """Make a directory of the cache (``receipts``, ``llama/b11146``) and return it.
+
+        Nothing is made below a directory that others can write.
+
+        Raises:
+            UnsafeCacheError: the cache is not the user's own.
+            CacheError: there is no cache.
+            OSError: it cannot be made.
+        """
+        if self.root is None:
+            raise CacheError("~/.llama-py", "there is no cache directory", hint="Name one: with_cache_dir().")
         self.check()
-        folder = os.path.join(root, kind)
+        wanted = os.path.join(self.root, kind)
         lacking = []
+        folder = wanted
         while not os.path.isdir(folder):
             lacking.append(folder)
             folder = os.path.dirname(folder)
+        if folder.startswith(self.root):
+            check_directory(folder, shared=self.shared)
         for folder in reversed(lacking):  # makedirs() would leave the parents to the umask
             try:
                 os.mkdir(folder, mode=0o700)
+                if self.shared:
+                    os.chmod(folder, 0o755)  # noqa: S103 - an operator's directory is there to be read
             except FileExistsError:  # another process was faster
                 continue
-        self.check()
-        return os.path.join(root, kind)
+        if not os.path.isdir(wanted):
+            raise CacheError(wanted, "not a directory", hint=ANOTHER_CACHE)
+        check_directory(wanted, shared=self.shared)
+        return wanted
 
     def forget(self, kind: str) -> int:
         """Remove all notes of a kind; return how many there were.
@@ -187,8 +231,12 @@ class LibraryCache(Value):
                 raise CacheError(os.path.join(folder, name), error.strerror or str(error)) from error
         return sum(not name.startswith(".") for name in names)
 
-    def digest(self, path: str) -> tuple[str, Stamp]:
+    def digest(self, path: str, *, keep: bool = True) -> tuple[str, Stamp]:
         """Return a file's sha256 and stamp: hashed now, or from its receipt if it is large and unchanged since.
+
+        Args:
+            path: the file.
+            keep: whether to write a receipt.
 
         Raises:
             OSError: the file cannot be read.
@@ -203,9 +251,20 @@ class LibraryCache(Value):
         if receipt and receipt.get("stamp") == stamp.words() and is_sha256(receipt.get("sha256", "")):
             return receipt["sha256"], stamp
         digest, stamp = sha256_of(path)
-        if time.time_ns() - stamp.ctime_ns >= _SETTLED:
+        if keep and time.time_ns() - stamp.ctime_ns >= _SETTLED:
             self.write("receipts", key, {"path": path, "stamp": stamp.words(), "sha256": digest})
         return digest, stamp
+
+
+def sync_directory(path: str) -> None:
+    """Make the names in a directory outlive a loss of power (where the system lets a directory be synced)."""
+    if os.name != "posix":
+        return
+    number = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
 
 
 def _nearest(path: str, exists: Callable[[str], bool]) -> str:

@@ -19,7 +19,12 @@ _VERBS = {
     "resolve": "Say which library would be used here, and verify it.",
     "plan": "Say which library would be used on this or another machine, without opening anything.",
     "doctor": "Say what this machine has, what is loaded, and what is missing.",
+    "prefetch": "Bring what other machines need into a folder that can be carried or served.",
+    "import": "Bring such a folder into the cache, without a network.",
+    "cache": "List, verify, remove and collect what is in the cache.",
+    "publish": "Put a build of a library on a Hub.",
 }
+_MODULES = {"import": "import_"}
 
 
 class _Verbs(click.Group):
@@ -31,7 +36,7 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _VERBS:
             return None
-        command = import_module(f"nativeload.cli.{cmd_name}").command
+        command = import_module(f"nativeload.cli.{_MODULES.get(cmd_name, cmd_name)}").command
         return command if isinstance(command, click.Command) else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

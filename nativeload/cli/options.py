@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nativeload import settings
-from nativeload.config import LIBRARIES, NativeLibraryConfig
+from nativeload.config import NativeLibraryConfig
 from nativeload.errors import ConfigError
+from nativeload.variant import LIBRARIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,10 +28,20 @@ _OPTIONS = {
         "search_directories",
         "Look here too, before the installed packages (a path list).",
     ),
-    "--cache": ("cache_dir", "Where receipts and probe verdicts are kept (default ~/.llama-py)."),
+    "--pin": ("pin", "Only sets of this manifest: BUILD@sha256:DIGEST."),
+    "--lock": ("lock", "Only sets of the manifests that this lock file pins."),
+    "--repo": ("repo", "The Hub repository of the pinned manifest, such as owner/name."),
+    "--commit": ("commit", "The commit of that repository, 40 hex digits."),
+    "--endpoint": ("endpoint", "The Hub, or a web server or file:// folder of what `prefetch` wrote."),
+    "--proxy": ("proxy", "The proxy for downloads."),
+    "--timeout": ("timeout", "Seconds to connect, and that a download may stall."),
+    "--cache": ("cache_dir", "Where sets, receipts and probe verdicts are kept (default ~/.llama-py)."),
+    "--shared-cache": ("shared_caches", "Directories laid out as a cache that are only read (a path list)."),
     "--python": ("python", "Command that starts Python for the probe."),
 }
 _SWITCHES = {
+    "--auto-download/--no-auto-download": ("auto_download", "Whether what is pinned and missing is fetched."),
+    "--offline/--no-offline": ("offline", "Forbid every download, whatever else is said."),
     "--fallback/--no-fallback": (
         "auto_fallback",
         "Whether a lesser set may serve where the best one cannot.",
@@ -41,11 +52,19 @@ _SWITCHES = {
 
 def library_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add the options to a command; they arrive as keyword arguments named after the config's fields."""
-    for option, (field, text) in reversed(_SWITCHES.items()):
-        command = click.option(option, field, default=None, help=f"{text} [{_variable(field)}]")(command)
-    for option, (field, text) in reversed(_OPTIONS.items()):
-        command = click.option(option, field, default=None, help=f"{text} [{_variable(field)}]")(command)
-    return command
+    return some_library_options(*settings.OPTIONS)(command)
+
+
+def some_library_options(*fields: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Add the options that say these fields of the config."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option, (field, text) in reversed({**_OPTIONS, **_SWITCHES}.items()):
+            if field in fields:
+                command = click.option(option, field, default=None, help=f"{text} [{_variable(field)}]")(command)
+        return command
+
+    return add
 
 
 def _variable(field: str) -> str:

@@ -6,7 +6,7 @@ data, so it can be recorded on one machine and used on another.
 
 from __future__ import annotations
 
-from nativeload.errors import HostError
+from nativeload.errors import ConfigError, HostError
 from nativeload.host import cpu as _cpu
 from nativeload.host import gpu as _gpu
 from nativeload.host import libc as _libc
@@ -76,6 +76,24 @@ class Host(Value, kw_only=True):
             translated=attempt("Rosetta", lambda: _cpu.is_translated(platform), False, notes),
             notes=tuple(notes),  # evaluated last: the probes above write them
         )
+
+    @classmethod
+    def compose(cls, platform: str, *, cpu: str | None = None, cuda: int | None = None) -> Host:
+        """Return a machine described by a few words, for planning and prefetching.
+
+        Args:
+            platform: such as ``linux-x86_64``.
+            cpu: what its processor has at least: ``none``, ``avx``, ``avx2``, ``avx512`` or a variant such as ``zen4``.
+            cuda: the CUDA major that its NVIDIA driver supports.
+
+        Raises:
+            ConfigError: no such platform, or a CPU word that says nothing about it.
+        """
+        from nativeload.host import composed
+
+        if platform not in list(Platform):
+            raise ConfigError("platform", f"{platform!r} is none of {', '.join(Platform)}")
+        return cls(**composed.facts(Platform(platform), cpu=cpu, cuda=cuda))
 
     @classmethod
     def from_file(cls, path: str | os.PathLike[str]) -> Host:

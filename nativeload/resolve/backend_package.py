@@ -13,12 +13,12 @@ import hashlib
 import os
 
 from nativeload import cpu_variants
-from nativeload.cache import Stamp, is_sha256
+from nativeload.cache import Stamp
 from nativeload.errors import IntegrityError, LoadError
 from nativeload.resolve.bundle import Bundle
-from nativeload.resolve.resolution import LibraryFile, Role, Source
+from nativeload.resolve.resolution import LibraryFile, Source
 from nativeload.value import Value, replace
-from nativeload.variant import GPU_BACKENDS, Platform
+from nativeload.variant import GPU_BACKENDS, Platform, Role, is_sha256
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

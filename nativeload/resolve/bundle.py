@@ -10,9 +10,9 @@ import os
 
 from nativeload import cpu_variants
 from nativeload.errors import LoadError
-from nativeload.resolve.resolution import LibraryFile, Role, Source
+from nativeload.resolve.resolution import LibraryFile, Source
 from nativeload.value import Value
-from nativeload.variant import Backend
+from nativeload.variant import Backend, Role
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,7 +28,11 @@ _MODULES = {
 }
 
 # Dependency order of the core: ggml-base first, what ggml itself may be linked with next, the library last.
-_CORE_ORDER = ("ggml-base", "ggml-cpu", "ggml-blas", "ggml", "whisper", "llama")
+CORE_ORDER = ("ggml-base", "ggml-cpu", "ggml-blas", "ggml", "whisper", "llama")
+
+
+CUDA_RUNTIME = ("cudart", "cublaslt", "cublas")
+"""Labels of NVIDIA's runtime, in load order."""
 
 
 class Bundle(Value, kw_only=True):
@@ -41,6 +45,9 @@ class Bundle(Value, kw_only=True):
         gpus: GPU backend modules.
         runtime: files preloaded before the core.
         own: whether this is a backend package made for nativeload.
+        pin: the manifest it is a part of, for what is published by one.
+        flavour: the kind of set, where one place has several.
+        indivisible: whether a GPU module is part of every set (another flavour serves without one).
     """
 
     library: str
@@ -55,6 +62,9 @@ class Bundle(Value, kw_only=True):
     build: str | None = None
     vouched: str | None = None
     own: bool = False
+    pin: str | None = None
+    flavour: str = ""
+    indivisible: bool = False
 
 
 def stem_of(name: str) -> str | None:
@@ -93,10 +103,12 @@ def role_of(path: str, library: str) -> tuple[Role, str] | None:
         return Role.GPU, str(_MODULES[stem])
     if stem.partition("-")[0] == "gomp":
         return Role.RUNTIME, "gomp"
+    if (part := stem.partition("64_")[0].lower()) in CUDA_RUNTIME:  # libcudart.so.13, cudart64_13.dll
+        return Role.RUNTIME, part
     variant = stem.removeprefix("ggml-cpu-")
     if variant != stem and (variant in cpu_variants.X86_64 or variant in cpu_variants.ARM64):
         return Role.CPU, variant
-    for core in _CORE_ORDER:
+    for core in CORE_ORDER:
         tail = stem.removeprefix(core) if stem.startswith(core) else "?"
         # A renamed core is "ggml.v0.5.0" or, by auditwheel, "ggml-base-319ad4fb"; "llama-common" is none of ours.
         if (not tail or tail[0] == "." or _is_hash(tail)) and (core.startswith("ggml") or core == library):
@@ -128,7 +140,7 @@ def classify(paths: Iterable[str], library: str) -> dict[str, tuple[LibraryFile,
         if role := role_of(path, library):
             slots.setdefault(role, []).append(path)
     files = [_file(role, label, copies) for (role, label), copies in slots.items()]
-    files.sort(key=lambda file: (_CORE_ORDER.index(file.label) if file.role is Role.CORE else 0, file.path))
+    files.sort(key=_load_order)
     return {
         key: tuple(file for file in files if file.role is role)
         for key, role in (
@@ -138,6 +150,13 @@ def classify(paths: Iterable[str], library: str) -> dict[str, tuple[LibraryFile,
             ("runtime", Role.RUNTIME),
         )
     }
+
+
+def _load_order(file: LibraryFile) -> tuple[int, str]:
+    for order in (CORE_ORDER, CUDA_RUNTIME):
+        if file.label in order:
+            return order.index(file.label), file.path
+    return 0, file.path
 
 
 def _file(role: Role, label: str, copies: list[str]) -> LibraryFile:

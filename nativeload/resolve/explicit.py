@@ -10,8 +10,9 @@ import os
 from nativeload.cache import check_directory
 from nativeload.errors import CacheError, ConfigError, LoadError
 from nativeload.resolve.bundle import Bundle, classify, has_library, role_of
-from nativeload.resolve.resolution import LibraryFile, Role, Source
+from nativeload.resolve.resolution import LibraryFile, Source
 from nativeload.value import replace
+from nativeload.variant import Role
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

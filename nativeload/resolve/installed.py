@@ -12,9 +12,9 @@ import sys
 from nativeload.errors import IntegrityError, LoadError
 from nativeload.resolve import backend_package
 from nativeload.resolve.bundle import Bundle, classify, has_library
-from nativeload.resolve.resolution import NOT_INSTALLED, Decision, LibraryFile, Rejected, Role, Source
+from nativeload.resolve.resolution import NOT_INSTALLED, Decision, LibraryFile, Rejected, Source
 from nativeload.value import Value, replace
-from nativeload.variant import normalized_package
+from nativeload.variant import Role, normalized_package
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

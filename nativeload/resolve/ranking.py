@@ -6,9 +6,10 @@ One rule: pure. Files, host and config come in as data; the order is total and d
 from __future__ import annotations
 
 from nativeload import cpu_variants
-from nativeload.resolve.resolution import Accepted, Decision, LibraryFile, LibrarySet, Rejected, Role, Source
+from nativeload.resolve.bundle import CUDA_RUNTIME
+from nativeload.resolve.resolution import Accepted, Decision, LibraryFile, LibrarySet, Rejected, Source
 from nativeload.value import Value
-from nativeload.variant import GPU_BACKENDS, Backend
+from nativeload.variant import GPU_BACKENDS, Backend, Role
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,8 +45,10 @@ def preferred(config: NativeLibraryConfig) -> tuple[Backend, ...]:
 def rank(bundles: Iterable[Bundle], host: Host, config: NativeLibraryConfig) -> Ranked:
     """Make every set that the host can run, best first.
 
-    The order: sets with a preferred backend, then (for installed packages) our own backend packages, the better CPU
-    score, and the name; within one bundle the GPU before the CPU alone and the higher CPU score first.
+    The order: sets with a preferred backend, then the sources. Among installed packages our own backend packages, the
+    better CPU score, and the name; within one of them the GPU before the CPU alone and the higher CPU score first.
+    Among the flavours of a manifest those with a GPU, then the narrowest build that covers this host's devices: the one
+    that reaches back least far, then the one for the fewest of them.
     """
     if config.cpu:
         cpu_variants.allowed(config.cpu, host.platform)  # a word of another processor family is an error everywhere
@@ -58,40 +61,50 @@ def rank(bundles: Iterable[Bundle], host: Host, config: NativeLibraryConfig) -> 
             for position, gpu in enumerate(gpus):
                 asked = gpu is not None and Backend(gpu.label) in preferred(config)
                 key = (not asked, *_order(bundle, place, cpus), position, -_score(cpu))
-                keyed.append((key, _set(bundle, gpu, cpu)))
+                keyed.append((key, make_set(bundle, gpu, cpu)))
     ordered = tuple(item for _, item in sorted(keyed, key=lambda pair: pair[0]))
-    return Ranked(ordered, tuple(decisions))
+    return Ranked(ordered, tuple(dict.fromkeys(decisions)))
 
 
 def _order(bundle: Bundle, place: int, cpus: list[LibraryFile | None]) -> tuple[int, int, int, int, str]:
-    """Place a bundle among the others: directories as the user listed them, then packages by merit and name."""
+    """Place a bundle among the others: directories as listed, packages by merit, then what is published."""
     if bundle.source is Source.EXPLICIT:
         return (0, place, 0, 0, bundle.origin)
-    return (1, 0, not bundle.own, -max(_score(cpu) for cpu in cpus), bundle.origin)
+    if bundle.pin is None:
+        return (1, 0, not bundle.own, -max(_score(cpu) for cpu in cpus), bundle.origin)
+    kinds = [GPU_BACKENDS.index(Backend(file.label)) for file in bundle.gpus]
+    archs = [item.value for file in bundle.gpus for item in file.requirements if item.feature == "sm_arch"]
+    numbers = [arch.partition("_")[0].rstrip("af") for arch in archs]
+    oldest = min((int(number) for number in numbers if number.isdecimal()), default=0)
+    return (2, min(kinds, default=len(GPU_BACKENDS)), -oldest, len(archs), bundle.flavour)
 
 
 def _score(cpu: LibraryFile | None) -> int:
     return cpu_variants.score(cpu.needs) if cpu else 0
 
 
-def _set(bundle: Bundle, gpu: LibraryFile | None, cpu: LibraryFile | None) -> LibrarySet:
+def make_set(bundle: Bundle, gpu: LibraryFile | None, cpu: LibraryFile | None) -> LibrarySet:
+    """Put a set together: a runtime of CUDA's is part of it only with a CUDA backend."""
     modules = tuple(file for file in (gpu, cpu) if file is not None)
+    cuda = gpu is not None and gpu.label == Backend.CUDA
+    runtime = tuple(file for file in bundle.runtime if cuda or file.label not in CUDA_RUNTIME)
     return LibrarySet(
         library=bundle.library,
         platform=bundle.platform,
         source=bundle.source,
         origin=bundle.origin,
         directory=bundle.directory,
-        files=(*bundle.runtime, *bundle.core, *modules),
+        files=(*runtime, *bundle.core, *modules),
         build=bundle.build,
         vouched=bundle.vouched,
+        pin=bundle.pin,
     )
 
 
 def _gpus(
     bundle: Bundle, host: Host, config: NativeLibraryConfig, decisions: list[Decision]
 ) -> list[LibraryFile | None]:
-    """Return the GPU backends that may be tried, preferred ones first, then None for the CPU alone."""
+    """Return the GPU backends that may be tried, preferred ones first, then None for the CPU alone if it can be."""
     usable: list[LibraryFile] = []
     for file in bundle.gpus:
         backend = Backend(file.label)
@@ -103,6 +116,7 @@ def _gpus(
             reason = f"built for CUDA {file.cuda}, and CUDA {want} was asked for"
         elif not config.skip_check and not any(gpu.backend is backend for gpu in host.gpus):
             reason = host.why_no(backend)
+        reason = reason or _unmet(file, host, config)
         if reason:
             decisions.append(_decision(bundle, file, Rejected(reason)))
         else:
@@ -110,7 +124,7 @@ def _gpus(
     usable.sort(
         key=lambda file: (Backend(file.label) not in preferred(config), GPU_BACKENDS.index(Backend(file.label)))
     )
-    return [*usable, None]
+    return [*usable] if bundle.indivisible and bundle.gpus else [*usable, None]
 
 
 def _cpus(
@@ -130,6 +144,8 @@ def _cpus(
             decisions.append(_decision(bundle, file, Rejected(f"above the ceiling {config.cpu!r}")))
         elif lacking:
             decisions.append(_decision(bundle, file, Rejected(f"needs {lacking}, which this CPU lacks")))
+        elif reason := _unmet(file, host, config):
+            decisions.append(_decision(bundle, file, Rejected(reason)))
         else:
             usable.append(file)
     usable.sort(key=lambda file: (-_score(file), file.label))
@@ -150,7 +166,18 @@ def _unfit(bundle: Bundle, host: Host, config: NativeLibraryConfig) -> str | Non
     for file in (*bundle.runtime, *bundle.core):
         if lacking := _lacking(file, host, config):
             return f"{file.name} needs {lacking}, which this CPU lacks"
+        if reason := _unmet(file, host, config):
+            return f"{file.name} {reason}"
     return None
+
+
+def _unmet(file: LibraryFile, host: Host, config: NativeLibraryConfig) -> str:
+    """Return what a host lacks of a file's other requirements, in words."""
+    if not file.requirements or config.skip_check:
+        return ""
+    from nativeload.requirement import unmet
+
+    return unmet(file.requirements, host)
 
 
 def _decision(bundle: Bundle, file: LibraryFile, verdict: Accepted | Rejected) -> Decision:

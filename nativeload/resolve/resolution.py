@@ -9,13 +9,14 @@ import hashlib
 import os
 
 from nativeload.value import Value, Word
-from nativeload.variant import Backend, Platform, Variant
+from nativeload.variant import Backend, Platform, Role, Variant
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from nativeload.cache import Stamp
+    from nativeload.requirement import Requirement
 
 
 NOT_INSTALLED = "named as a backend package, but not installed"
@@ -29,15 +30,6 @@ class Source(Word):
     INSTALLED = "installed"
     CACHED = "cached"
     DOWNLOAD = "download"
-
-
-class Role(Word):
-    """What a file of a set is for."""
-
-    RUNTIME = "runtime"  # preloaded before everything else, such as a bundled libgomp
-    CORE = "core"  # ggml-base, ggml, llama: opened in dependency order
-    GPU = "gpu"  # a ggml backend module
-    CPU = "cpu"  # a ggml backend module; exactly one is loaded
 
 
 class Accepted(Value):
@@ -90,9 +82,12 @@ class LibraryFile(Value, kw_only=True):
         needs: the CPU features a CPU backend needs.
         size: bytes.
         sha256: hex; None until the file is hashed.
-        declared: the sha256 somebody vouched for (RECORD, a backend package, the user); None where nobody did.
+        declared: the sha256 somebody vouched for (RECORD, a manifest, the user); None where nobody did.
         stamp: what the file system said of it when it was hashed.
-        cuda: the CUDA major a CUDA backend was built for, where somebody asked.
+        cuda: the CUDA major a CUDA backend was built for, where it is known.
+        requirements: what a machine must have beside CPU features, where a manifest says.
+        wants: the libraries from outside the set that it wants, where a manifest says.
+        remote: its path in the repository it is published in.
     """
 
     path: str
@@ -104,6 +99,9 @@ class LibraryFile(Value, kw_only=True):
     declared: str | None = None
     stamp: Stamp | None = None
     cuda: int | None = None
+    requirements: tuple[Requirement, ...] = ()
+    wants: tuple[str, ...] = ()
+    remote: str = ""
 
     @property
     def name(self) -> str:
@@ -122,7 +120,8 @@ class LibrarySet(Value, kw_only=True):
         directory: the directory of the library itself.
         files: in load order: runtime, core (base first, the library last), GPU backends, the CPU backend.
         build: the published build; None for a foreign binary.
-        vouched: what the declared digests come from (``RECORD``, ``sha256``); None where nothing is declared.
+        vouched: what the declared digests come from (``RECORD``, ``manifest``, ``sha256``); None where nothing is.
+        pin: the manifest it is a part of: ``<build>@sha256:<digest>``; None for what is not published by one.
     """
 
     library: str
@@ -133,6 +132,7 @@ class LibrarySet(Value, kw_only=True):
     files: tuple[LibraryFile, ...]
     build: str | None = None
     vouched: str | None = None
+    pin: str | None = None
 
     @property
     def main(self) -> LibraryFile:
@@ -152,12 +152,13 @@ class LibrarySet(Value, kw_only=True):
     @property
     def variant(self) -> str:
         """The label of the set, for people."""
-        return str(Variant(platform=self.platform, gpu=self.gpu, cpu=self.cpu.label if self.cpu else None))
+        gpu = next((f"{file.label}{file.cuda or ''}" for file in self.files if file.role is Role.GPU), None)
+        return str(Variant(platform=self.platform, gpu=gpu, cpu=self.cpu.label if self.cpu else None))
 
     @property
     def set_id(self) -> str:
         """The sha256 of the sorted (name, sha256) list: which bytes these are, wherever they lie."""
-        lines = sorted(f"{file.name} {file.sha256}" for file in self.files)
+        lines = sorted(f"{file.name} {file.sha256 or file.declared}" for file in self.files)
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
     def __str__(self) -> str:
@@ -187,7 +188,7 @@ class Resolution(Value, kw_only=True):
         return "\n".join(f"  {decision}" for decision in self.decisions)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the one object that ``nativeload resolve --json`` prints."""
+        """Return the one object that ``nativeload resolve --json`` prints; sha256 is null for a file not yet hashed."""
         chosen = self.chosen
         return {
             "library": self.library,

@@ -13,8 +13,8 @@ from nativeload.errors import IntegrityError, LibraryNotFoundError
 from nativeload.resolve import installed, resolve, shortlist
 from nativeload.resolve.bundle import Bundle
 from nativeload.resolve.installed import unaccepted
-from nativeload.resolve.resolution import Decision, Rejected, Role
-from nativeload.variant import Platform
+from nativeload.resolve.resolution import Decision, Rejected
+from nativeload.variant import Platform, Role
 from tests.resolve.conftest import SPLIT, described_as, record_hash
 
 TYPE_CHECKING = False

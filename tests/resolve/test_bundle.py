@@ -9,7 +9,7 @@ import pytest
 from nativeload.cpu_variants import ARM64, X86_64
 from nativeload.errors import LoadError
 from nativeload.resolve.bundle import classify, has_library, role_of, stem_of
-from nativeload.resolve.resolution import Role
+from nativeload.variant import Role
 
 NPM = [
     "_nlcBuildMetadata.json",

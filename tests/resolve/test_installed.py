@@ -11,8 +11,8 @@ from nativeload.errors import IntegrityError, LibraryNotFoundError
 from nativeload.resolve import installed, resolve
 from nativeload.resolve.bundle import Bundle
 from nativeload.resolve.installed import distributions
-from nativeload.resolve.resolution import Decision, Rejected, Role, Source
-from nativeload.variant import Platform
+from nativeload.resolve.resolution import Decision, Rejected, Source
+from nativeload.variant import Platform, Role
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from nativeload.host import Gpu, Host
 from nativeload.resolve import Shortlist, conclude
 from nativeload.resolve.bundle import Bundle, classify
 from nativeload.resolve.ranking import preferred, rank, required, wanted
-from nativeload.resolve.resolution import Decision, LibraryFile, Rejected, Role, Source
+from nativeload.resolve.resolution import Decision, LibraryFile, Rejected, Source
 from nativeload.value import replace
-from nativeload.variant import Backend
+from nativeload.variant import Backend, Role
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

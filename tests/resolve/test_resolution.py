@@ -11,12 +11,11 @@ from nativeload.resolve.resolution import (
     LibrarySet,
     Rejected,
     Resolution,
-    Role,
     Source,
     Unknown,
 )
 from nativeload.value import replace
-from nativeload.variant import Platform
+from nativeload.variant import Platform, Role
 
 FILES = (
     LibraryFile(path="/lib/libggml.so", role=Role.CORE, label="ggml", size=1, sha256="1" * 64),

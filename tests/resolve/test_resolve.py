@@ -139,10 +139,8 @@ def test_another_library_is_not_this_one(only_site: SitePackages) -> None:
 # -- downloads and pins -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("offline", "reason"), [(None, "no download source"), (True, "offline")])
-def test_a_download_that_would_be_needed_says_that_there_is_none(
-    offline: bool | None, reason: str, only_site: SitePackages
-) -> None:
+@pytest.mark.parametrize(("offline", "reason"), [(None, "this release pins no build"), (True, "offline")])
+def test_a_download_of_what_nobody_pinned_says_so(offline: bool | None, reason: str, only_site: SitePackages) -> None:
     config = replace(NativeLibraryConfig().with_auto_download(), offline=offline)
     with pytest.raises(DownloadUnavailableError) as caught:
         resolve(config)
@@ -164,7 +162,7 @@ def test_a_pin_is_satisfied_by_its_manifest_only(only_site: SitePackages, folder
     assert found.chosen is None
     verdicts = _verdicts(found)
     unknown = verdicts.pop(PIN)
-    assert unknown == Unknown(f"manifest sha256:{'0' * 64} not here: this release has no source that could bring it")
+    assert unknown == Unknown(f"manifest {'0' * 64} not here: resolve or import it")
     sets = shortlist(replace(config, pin=None)).sets
     assert sets
     assert all(verdicts[str(item)] == Rejected("not the pinned build") for item in sets)
