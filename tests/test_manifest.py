@@ -183,13 +183,21 @@ def test_what_nobody_told_is_null() -> None:
 def test_the_canonical_text_is_these_bytes() -> None:
     """Pins of years ago hold only while no release writes a manifest differently."""
     made = Manifest(library="whisper", build="v1.9.3", repo="r", artifacts=(artifact("x", path="p"),))
-    assert made.to_bytes() == (
-        b'{\n "aliases": [],\n "artifacts": [\n  {\n   "flavours": [\n    "cpu"\n   ],\n   "label": "llama",\n'
-        b'   "name": "x",\n   "needs": [],\n   "path": "p",\n   "platform": "linux-x86_64",\n   "requirements": [],\n'
-        b'   "role": "core",\n   "sha256": "' + SHA.encode() + b'",\n   "size": 4096\n  }\n ],\n "build": "v1.9.3",\n'
-        b' "layout": null,\n "library": "whisper",\n "licences": [],\n "revision": 1,\n "schema": 1,\n'
-        b' "upstream": {\n  "commit": null,\n  "repo": "r"\n }\n}\n'
-    )
+    assert made.to_bytes().decode().splitlines() == [
+        '{"aliases":[],',
+        '"artifacts":[',
+        '{"flavours":["cpu"],"label":"llama","name":"x","needs":[],"path":"p","platform":"linux-x86_64",'
+        f'"requirements":[],"role":"core","sha256":"{SHA}","size":4096}}',
+        "],",
+        '"build":"v1.9.3",',
+        '"layout":null,',
+        '"library":"whisper",',
+        '"licences":[],',
+        '"revision":1,',
+        '"schema":1,',
+        '"upstream":{"commit":null,"repo":"r"}}',
+    ]
+    assert made.to_bytes().endswith(b"}}\n")
     assert made.pin == Pin("v1.9.3", hashlib.sha256(made.to_bytes()).hexdigest())
 
 
@@ -201,7 +209,7 @@ def test_the_canonical_text_does_not_depend_on_the_order_of_keys() -> None:
 
 
 def test_the_canonical_text_is_ascii() -> None:
-    assert canonical({"x": "\u00e4\u200f\ud800"}) == b'{\n "x": "\\u00e4\\u200f\\ud800"\n}\n'
+    assert canonical({"x": "\u00e4\u200f\ud800"}) == b'{"x":"\\u00e4\\u200f\\ud800"}\n'
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
@@ -343,7 +351,6 @@ def test_hostile_words_elsewhere_are_refused(field: str) -> None:
         refusal(spoiled(field, [name] if field == "aliases" else name))
 
 
-@pytest.mark.xfail(strict=True, reason="a build is checked as a word, not as the name of a directory on Windows")
 @pytest.mark.parametrize("build", ["con", "nul.x", "b1."])
 def test_a_build_that_is_no_directory_on_windows_is_refused(build: str) -> None:
     """It is one: <cache>/llama/<build>; and ``b1.`` would be the directory of ``b1``."""
@@ -455,7 +462,6 @@ def test_two_files_of_one_path_are_refused(second: str) -> None:
     refusal(replace(sample(), artifacts=items).to_bytes())
 
 
-@pytest.mark.xfail(strict=True, reason="a path may lead through another artifact's path")
 def test_a_file_is_no_directory_of_another_one() -> None:
     """No folder or web server could hold both: a prefetch would fail half way."""
     items = (artifact("x", path="a/x"), artifact("y", path="a/x/y"))
@@ -580,13 +586,12 @@ def test_garbage_is_refused(what: str) -> None:
 
 def sized(size: int) -> bytes:
     """Return a manifest of so many bytes: long lists of needs, and a repository's name that fills what is left."""
-    whole = table() | {"artifacts": [table()["artifacts"][0] | {"path": f"p{n}", "name": f"n{n}"} for n in range(20)]}
+    whole = table() | {"artifacts": [table()["artifacts"][0] | {"path": f"p{n}", "name": f"n{n}"} for n in range(100)]}
     whole["upstream"]["repo"] = "r"
     for item in whole["artifacts"]:
-        item["needs"] = ["x" * 200] * 256
+        item["needs"] = ["x" * 50] * 256
     while (room := size - len(canonical(whole))) < 0:
-        full = next(item for item in whole["artifacts"] if item["needs"])
-        del full["needs"][: 1 - room // 300]
+        del next(item for item in whole["artifacts"] if item["needs"])["needs"][: 1 - room // 60]
     whole["upstream"]["repo"] += "r" * room
     return canonical(whole)
 
@@ -599,7 +604,6 @@ def test_what_is_too_large_is_refused_for_that() -> None:
     assert "larger than" in refusal(larger).message
 
 
-@pytest.mark.xfail(strict=True, reason="a text that is not canonical is read: its pin is not the one it was found by")
 def test_a_text_that_is_not_canonical_is_refused() -> None:
     """Else the manifest in a lock file, which is written canonically, is not the one of its pin."""
     raw = json.dumps(table()).encode()
@@ -620,7 +624,6 @@ def test_refusing_takes_little_memory() -> None:
         tracemalloc.stop()
 
 
-@pytest.mark.xfail(strict=True, reason="the inner origin is dropped: 'x.json: missing', and nobody knows what is")
 def test_an_error_names_what_is_wrong() -> None:
     whole = table()
     del whole["schema"]
@@ -674,7 +677,8 @@ def test_whatever_the_bytes_are_they_are_a_manifest_or_refused(seed: int) -> Non
             outcomes["refused"] += 1
             continue
         outcomes["read"] += 1
-        assert read(made.to_bytes(), "again") == made
+        assert made.to_bytes() == raw
+        assert read(raw, "again") == made
         for item in made.artifacts:
             assert set(item.name) <= module._NAME
             assert ".." not in item.path

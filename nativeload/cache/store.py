@@ -54,7 +54,7 @@ def check_directory(path: str, *, shared: bool = False, sticky: bool = False) ->
     real = os.path.realpath(path)
     found = os.stat(real)
     if not stat.S_ISDIR(found.st_mode):
-        raise CacheError(path, "not a directory")
+        raise CacheError(path, "not a directory", hint="Move it away, or choose another NATIVELOAD_CACHE.")
     if os.name != "posix":  # ACLs rule there; the user's profile directory is private by default
         return
     users = (0, os.geteuid())

@@ -101,9 +101,7 @@ def check_declared(path: str | os.PathLike[str], variant: str) -> frozenset[str]
     uses = feature_uses(path)
     beyond = [str(use) for use in uses if use.feature not in X86_64[variant]]
     if beyond:
-        raise LoadError(
-            path if isinstance(path, str) else str(path), f"declared as {variant}, it needs {', '.join(beyond)}"
-        )
+        raise LoadError(str(path), f"declared as {variant}, it needs {', '.join(beyond)}")
     return frozenset(use.feature for use in uses)
 
 

@@ -14,7 +14,7 @@ import os
 import sys
 
 from nativeload.cache import sets
-from nativeload.errors import DownloadUnavailableError
+from nativeload.errors import DownloadUnavailableError, IntegrityError, NetworkError
 from nativeload.manifest import SIZE_LIMIT, Manifest
 from nativeload.resolve.published import own_files
 from nativeload.value import Value
@@ -22,12 +22,12 @@ from nativeload.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, Self
+    from typing import Any, BinaryIO, Self
 
     from nativeload.cache import LibraryCache
     from nativeload.cache.fetcher import Fetcher
     from nativeload.pins import Pinned
-    from nativeload.resolve.resolution import LibrarySet
+    from nativeload.resolve.resolution import LibraryFile, LibrarySet
 
     Say = Callable[[str], None]
 
@@ -148,10 +148,30 @@ def fetch(chosen: LibrarySet, origin: Origin, cache: LibraryCache, say: Say) -> 
         with sets.staging(cache) as staging, Bar(str(chosen), size) as bar:
             for file in files:
                 with staging.create(file.name) as into:
-                    fetcher.fetch(
-                        origin.url(file.remote), into, size=file.size, sha256=file.declared or "", progress=bar.add
-                    )
+                    if not _copied(file, os.path.dirname(chosen.directory), into, bar):
+                        fetcher.fetch(
+                            origin.url(file.remote), into, size=file.size, sha256=file.declared or "", progress=bar.add
+                        )
             staging.publish(chosen.directory)
+
+
+def _copied(file: LibraryFile, build: str, into: BinaryIO, bar: Bar) -> bool:
+    """Take a file from another set of the same build that is here, if it has one of the same digest.
+
+    The core of all sets of a flavour is the same, and a GPU backend is 160 MB.
+    """
+    from pathlib import Path
+
+    from nativeload.cache.fetcher import FolderFetcher
+
+    for path in Path(build).glob(f"*/{file.name}"):
+        try:
+            FolderFetcher().fetch(path.as_uri(), into, size=file.size, sha256=file.declared or "")
+        except (IntegrityError, NetworkError):  # another build's file of this name, or one that is damaged
+            continue
+        bar.add(file.size)
+        return True
+    return False
 
 
 def _refuse_offline(origin: Origin) -> None:

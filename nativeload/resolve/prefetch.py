@@ -9,6 +9,7 @@ set of the pinned manifest, and its bytes are checked like any others.
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 from nativeload.cache import read_regular
@@ -20,7 +21,7 @@ from nativeload.value import Value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from nativeload.cache import LibraryCache
     from nativeload.cache.fetcher import Fetcher
@@ -177,12 +178,30 @@ def _write(path: str, data: bytes) -> None:
 
 
 def _note_sets(path: str, sets: Iterable[LibrarySet]) -> None:
-    """Add sets to those the folder was made for."""
+    """Add sets to those the folder was made for; another prefetch may do so at the same time."""
     import json
 
-    known = {frozenset(item): item for item in noted(path)}
-    known |= {frozenset(names): names for item in sets if (names := sorted(file.remote for file in item.files))}
-    _write(path, (json.dumps({"sets": sorted(known.values())}, indent=1) + "\n").encode())
+    with _alone(os.path.dirname(path)):
+        known = {frozenset(item): item for item in noted(path)}
+        known |= {frozenset(names): names for item in sets if (names := sorted(file.remote for file in item.files))}
+        _write(path, (json.dumps({"sets": sorted(known.values())}, indent=1) + "\n").encode())
+
+
+@contextlib.contextmanager
+def _alone(folder: str) -> Iterator[None]:
+    """Hold a directory for a moment, where the system can lock one: no file of ours shall lie in a mirror."""
+    if os.name != "posix":
+        yield
+        return
+    import fcntl
+
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
 
 
 def noted(path: str) -> list[list[str]]:

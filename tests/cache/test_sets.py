@@ -250,7 +250,6 @@ def test_a_failure_on_the_way_is_a_cache_error(
     assert is_whole(place(cache)), "the next run needs no cleaning"
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="the last syncs are not mapped: a bare OSError")
 def test_a_failure_after_the_rename_is_a_cache_error_too(cache: LibraryCache, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(path: str) -> None:
         if Path(path).name == "b11146":
@@ -261,7 +260,6 @@ def test_a_failure_after_the_rename_is_a_cache_error_too(cache: LibraryCache, mo
         put(cache)
 
 
-@pytest.mark.xfail(strict=True, raises=CacheError, reason="gc removes an empty build in between: No such file")
 def test_a_collection_between_two_steps_does_not_fail_a_publication(
     cache: LibraryCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,7 +451,6 @@ def test_a_shared_set_in_a_directory_that_others_can_write_is_refused(writable: 
     assert is_whole(directory, shared=True)
 
 
-@pytest.mark.xfail(strict=True, reason="only the root and what is above it is looked at")
 @pytest.mark.parametrize("above", [0, 1, 2])
 def test_a_set_of_ones_own_in_a_directory_that_others_can_write_is_refused(above: int, cache: LibraryCache) -> None:
     """The root may be readable by all, 0755: then a directory below it with a slip of chmod is the hole."""
@@ -464,7 +461,6 @@ def test_a_set_of_ones_own_in_a_directory_that_others_can_write_is_refused(above
         is_whole(directory)
 
 
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="a bare FileNotFoundError")
 def test_a_set_that_goes_while_it_is_looked_at_is_not_there(
     cache: LibraryCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -481,7 +477,6 @@ def test_a_set_that_goes_while_it_is_looked_at_is_not_there(
     assert not is_whole(directory)
 
 
-@pytest.mark.xfail(not AM_ROOT, strict=True, raises=PermissionError, reason="a bare PermissionError")
 def test_a_set_that_may_not_be_read_is_refused(cache: LibraryCache) -> None:
     """Root may read anything; to anybody else it is no set."""
     directory = put(cache)
@@ -555,7 +550,6 @@ def test_a_cache_that_cannot_be_written_keeps_its_set(
     assert is_whole(directory)
 
 
-@pytest.mark.xfail(strict=True, reason="chmod() follows the link: the victim's mode changes, or the link never goes")
 @pytest.mark.parametrize("what", ["link", "dangling link"])
 def test_quarantine_of_a_link_takes_the_link(what: str, cache: LibraryCache, tmp_path: Path) -> None:
     """What it leads to is somebody's own; and a link that leads nowhere must not block its place for ever."""
@@ -582,7 +576,6 @@ def test_a_read_only_tree_is_removed(cache: LibraryCache) -> None:
     remove_tree(str(directory))  # another process was faster
 
 
-@pytest.mark.xfail(not AM_ROOT, strict=True, reason="only the top directory is opened, and gc fails for ever")
 def test_a_read_only_directory_inside_is_removed_too(tmp_path: Path) -> None:
     """No set has one, but what is in quarantine was damaged by something."""
     inner = tmp_path / "tree" / "inner"
@@ -597,7 +590,6 @@ def test_a_read_only_directory_inside_is_removed_too(tmp_path: Path) -> None:
     assert not (tmp_path / "tree").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="chmod() follows the link")
 def test_removing_a_link_leaves_what_it_leads_to(tmp_path: Path) -> None:
     victim = tmp_path / "victim"
     victim.mkdir()
@@ -651,9 +643,6 @@ def test_a_fifo_in_a_manifests_place_does_not_hang(cache: LibraryCache, root: Pa
     assert not read_manifest(str(root), SET_ID)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="its descriptor is left open: fdopen() refuses a directory and does not close it"
-)
 def test_a_directory_in_a_manifests_place_is_none(cache: LibraryCache, root: Path) -> None:
     Path(cache.folder("manifests"), f"{SET_ID}.json").mkdir()
     before = os.listdir("/proc/self/fd")
@@ -729,7 +718,6 @@ def test_folders_that_are_there_keep_their_mode(root: Path) -> None:
     assert [mode(root), mode(root / "llama"), mode(root / "llama" / "b1")] == [0o750, 0o750, 0o755]
 
 
-@pytest.mark.xfail(strict=True, reason="only the root is looked at")
 def test_nothing_is_made_below_a_directory_that_others_can_write(cache: LibraryCache, root: Path) -> None:
     cache.folder("llama")
     root.chmod(0o755)
@@ -893,7 +881,6 @@ def test_a_lock_in_a_cache_that_cannot_be_written_is_an_error(root: Path) -> Non
     assert "NATIVELOAD_CACHE" in caught.value.hint
 
 
-@pytest.mark.xfail(strict=True, reason="a file system without locks fails the work that locks should only save")
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS], ids=errno.errorcode.get)
 def test_a_file_system_without_locks_does_without(
     number: int, cache: LibraryCache, monkeypatch: pytest.MonkeyPatch

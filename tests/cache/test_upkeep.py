@@ -174,7 +174,6 @@ def test_a_cache_that_others_can_write_is_not_trusted(cache: LibraryCache, root:
     assert wrong(cache) == {}
 
 
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="a bare FileNotFoundError, where help is needed most")
 @pytest.mark.parametrize(
     "action", [list_sets, lambda cache: list(verify_sets(cache)), lambda cache: collect(cache, unused_days=9)]
 )
@@ -188,7 +187,6 @@ def test_a_damaged_set_is_listed_like_any_other(action: object, cache: LibraryCa
     assert len(list_sets(cache)) == 2
 
 
-@pytest.mark.xfail(strict=True, raises=CacheError, reason="whatever lies in a build's directory counts as a set")
 def test_a_file_among_the_sets_is_none(cache: LibraryCache, tmp_path: Path) -> None:
     """Systems leave .DS_Store and the like wherever they have been."""
     directory = put(cache, made(tmp_path))[0]
@@ -309,7 +307,8 @@ def test_a_manifest_vouches_only_under_its_own_digest(
     if how == "missing":
         kept.unlink()
     elif how == "edited":
-        kept.write_bytes(kept.read_bytes().replace(b'"revision": 1', b'"revision": 2'))
+        kept.write_bytes(published.raw.replace(b'"revision":1', b'"revision":2'))
+        assert kept.read_bytes() != published.raw
     elif how == "renamed":
         kept.rename(kept.with_name(f"{'0' * 64}.json"))
     elif how == "link":
@@ -335,7 +334,6 @@ def _writable(path: Path) -> None:
     path.chmod(0o622)
 
 
-@pytest.mark.xfail(strict=True, reason="only names and digests are looked at: a load refuses what is called right here")
 @pytest.mark.parametrize("damage", [_link, _hard_link, _writable])
 def test_what_a_load_refuses_is_found(damage: object, cache: LibraryCache, tmp_path: Path) -> None:
     assert callable(damage)
@@ -476,7 +474,6 @@ def test_an_hour_is_counted_from_the_last_change_that_nobody_can_forge(cache: Li
     assert collect(cache).left_over == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the age is the directory's: writing to a file in it does not make it younger")
 def test_a_download_that_takes_hours_is_not_left_over(cache: LibraryCache, root: Path) -> None:
     """A directory changes when a file is made in it; 2 GiB over a slow line come long after that."""
     folder = Path(cache.folder("tmp/1-00"))
@@ -570,7 +567,6 @@ def test_a_damaged_note_of_a_pin_goes(cache: LibraryCache, root: Path, tmp_path:
     assert wrong(cache) == {}
 
 
-@pytest.mark.xfail(strict=True, reason="the digest in a note becomes a path unseen")
 @pytest.mark.parametrize("where", ["../../victim", "../llama/victim"])
 def test_a_note_names_no_file_elsewhere(where: str, cache: LibraryCache, root: Path, tmp_path: Path) -> None:
     put(cache, made(tmp_path))
@@ -581,7 +577,6 @@ def test_a_note_names_no_file_elsewhere(where: str, cache: LibraryCache, root: P
     assert victim.exists()
 
 
-@pytest.mark.xfail(strict=True, raises=OSError, reason="a bare IsADirectoryError")
 @pytest.mark.parametrize("kind", ["pins", "receipts"])
 def test_what_cannot_be_collected_is_a_cache_error(kind: str, cache: LibraryCache, root: Path) -> None:
     cache.folder(f"{kind}/directory")
@@ -589,7 +584,6 @@ def test_what_cannot_be_collected_is_a_cache_error(kind: str, cache: LibraryCach
         collect(cache)
 
 
-@pytest.mark.xfail(strict=True, raises=FileNotFoundError, reason="a bare FileNotFoundError while sizes are added up")
 def test_other_processes_work_while_one_collects(
     cache: LibraryCache, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -608,7 +602,6 @@ def test_other_processes_work_while_one_collects(
     collect(cache)
 
 
-@pytest.mark.xfail(strict=True, reason="what replace() leaves when it is killed stays for ever")
 @pytest.mark.parametrize("kind", ["manifests", "probes"])
 def test_what_a_killed_writer_left_goes(kind: str, cache: LibraryCache, root: Path) -> None:
     """In receipts and pins it goes as a damaged note does."""

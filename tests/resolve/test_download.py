@@ -171,7 +171,7 @@ def test_a_better_set_is_fetched_where_it_may_be_and_the_lesser_one_serves_where
     assert config.plan().to_dict()["source"] == "download"
     assert hub.requests == []
     assert config.resolve().to_dict()["variant"] == "linux-x86_64-sse42"
-    assert _asked(hub) == sorted(NEEDED)
+    assert _asked(hub) == ["libggml-cpu-sse42.so"]
 
 
 def test_a_fetch_is_announced_to_the_log_and_prints_nothing(
@@ -510,3 +510,21 @@ def test_what_nobody_pinned_or_allowed_cannot_be_fetched(published: Release, hub
     with pytest.raises(LibraryNotFoundError, match="--repo REPOSITORY --commit COMMIT"):
         nowhere.download_best_native_library(endpoint=hub.url)
     assert hub.requests == []
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_what_another_set_of_the_build_has_is_not_fetched_again(
+    config: NativeLibraryConfig, hub: Hub, damaged: bool
+) -> None:
+    """Only the other CPU backend comes: the core is taken from beside, unless it is not what it should be."""
+    first = config.with_avx("x64").resolve().chosen
+    assert first is not None
+    if damaged:
+        core = Path(first.directory, "libllama.so")
+        core.chmod(0o600)
+        core.write_bytes(core.read_bytes()[::-1])
+    hub.forget()
+    second = config.with_avx("sse42").resolve()
+    assert second.chosen is not None
+    assert second.verified_by == "manifest"
+    assert _asked(hub) == sorted(["libggml-cpu-sse42.so", *(["libllama.so"] if damaged else [])])
