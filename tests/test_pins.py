@@ -397,10 +397,10 @@ def test_a_hostile_lock_is_refused(raw: bytes, lock: Path, package: str) -> None
 
 
 def deep_lock(depth: int) -> str:
-    """Return a lock whose manifest is so many lists in one another."""
+    """Return a lock whose manifest is so many objects in one another."""
     whole = lock_table(LOCKED)
     whole["libraries"]["llama"]["manifest"] = "here"
-    return json.dumps(whole).replace('"here"', "[" * depth + "]" * depth)
+    return json.dumps(whole).replace('"here"', '{"a":' * depth + "1" + "}" * depth)
 
 
 @pytest.mark.parametrize("depth", [*range(900, 1010, 10), 5_000, 50_000])

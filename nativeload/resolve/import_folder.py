@@ -10,8 +10,8 @@ import hashlib
 import os
 
 from nativeload.cache import read_regular
-from nativeload.cache.sets import keep_manifest
-from nativeload.errors import ConfigError, IntegrityError
+from nativeload.cache.sets import is_there, keep_manifest, quarantine
+from nativeload.errors import ConfigError, IntegrityError, LoadError
 from nativeload.manifest import SIZE_LIMIT, Manifest, Pin, read
 from nativeload.resolve import cached, download, published
 from nativeload.resolve.prefetch import noted, sets_path
@@ -78,13 +78,27 @@ def import_folder(
     if not unique:
         raise ConfigError("import", f"{folder}: no set in it is whole, or none of them runs here")
     keep_manifest(cache, pinned.pin.digest, raw)
-    done = []
-    for item in unique.values():
-        if cached.located(item, [cache.root or ""]) is None:
-            download.fetch(published.in_place(item, cache.root or ""), origin, cache, say)
-        done.append(published.in_place(item, cache.root or ""))
+    done = [published.in_place(item, cache.root or "") for item in unique.values()]
+    for item in done:
+        if not _is_right(item, cache):
+            download.fetch(item, origin, cache, say)
     cached.remember(cache, manifest.library, whole)
     return done
+
+
+def _is_right(item: LibrarySet, cache: LibraryCache) -> bool:
+    """Whether a set is in the cache, byte for byte; one that is there and is not is put away."""
+    from nativeload.resolve import verify
+
+    try:
+        if not is_there(item.directory, [file.name for file in item.files], shared=cache.shared):
+            return False
+        verify(item, cache, keep=False)
+    except (IntegrityError, LoadError):
+        if quarantine(cache, item.directory) is None:
+            raise
+        return False
+    return True
 
 
 def _origin_of(folder: str, pin: Pin) -> Origin:

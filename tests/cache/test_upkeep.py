@@ -357,15 +357,13 @@ def test_only_the_named_sets_are_removed(cache: LibraryCache, root: Path, tmp_pa
     assert wrong(cache) == {}
 
 
-def test_what_cannot_be_removed_is_an_error(cache: LibraryCache, tmp_path: Path) -> None:
-    """It is gone already, or not ours; the others stay."""
+@pytest.mark.xfail(strict=True, raises=CacheError, reason="two that collect at once fail each other")
+def test_a_set_that_another_process_removed_is_removed(cache: LibraryCache, tmp_path: Path) -> None:
     put(cache, made(tmp_path))
     first, second = list_sets(cache)
     assert quarantine(cache, first.directory)
-    with pytest.raises(CacheError, match="cannot be removed") as caught:
-        remove_sets(cache, [first, second])
-    assert caught.value.path == first.directory
-    assert list_sets(cache) == [second]
+    assert remove_sets(cache, [first, second]) >= second.size
+    assert list_sets(cache) == []
 
 
 def test_of_a_cache_that_cannot_be_written_nothing_is_removed(

@@ -361,6 +361,21 @@ def test_every_set_that_was_asked_for_is_imported(published: Release, hub: Hub, 
     assert config.plan(Host.compose("windows-x86_64")).to_dict()["source"] == "cached"
 
 
+def test_an_import_mends_what_is_damaged_and_leaves_what_is_right(published: Release, hub: Hub, out: Path) -> None:
+    """A damaged set is put away and brought anew; one that is right is not touched."""
+    _done(*_prefetch(published, hub, out, "--platform", "linux-x86_64", "--cpu", "none"))
+    _done("import", out, "--sha256", published.pin)
+    (core,) = _cache().glob("llama/*/linux-x86_64-x64-*/libllama.so")
+    good, before = core.read_bytes(), core.stat()
+    _done("import", out, "--sha256", published.pin)
+    assert core.stat() == before
+    core.chmod(0o600)
+    core.write_bytes(good[::-1])
+    _done("import", out, "--sha256", published.pin)
+    assert core.read_bytes() == good
+    assert len(list(_cache().glob("quarantine/*"))) == 1
+
+
 def test_of_a_mirror_the_best_set_for_this_machine_is_imported(published: Release, hub: Hub, out: Path) -> None:
     _done(*_prefetch(published, hub, out, "--all"))
     _done("import", out, "--sha256", published.pin, "--cpu", "sse42")
