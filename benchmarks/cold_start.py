@@ -6,8 +6,8 @@ nothing across machines. The floor is bare Python plus ``ctypes.CDLL`` of the ve
     python benchmarks/cold_start.py [--bundle DIR] [--rounds 25] [--json]
 
 ``--bundle`` is a split build, such as the package folder that tools/fetch_real.py fetches. It is measured as an
-explicit directory, and as a pinned set in a cache: alone there, and beside a thousand others. The verdict of the probe is
-warm, as on every start but the first.
+explicit directory, and as a pinned set in a cache: alone there, and beside a thousand others. The verdict of the probe
+is warm, as on every start but the first.
 """
 
 from __future__ import annotations

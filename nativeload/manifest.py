@@ -265,7 +265,7 @@ def _artifact(item: dict[str, Any]) -> Artifact:
         size=_number(item["size"], f"the size of {name}", FILE_LIMIT),
         sha256=item["sha256"],
         needs=tuple(_line(each, "needs") for each in _list(item["needs"], "needs", 256)),
-        requirements=tuple(Requirement.parse(each) for each in _list(item["requirements"], "requirements", 256)),
+        requirements=tuple(Requirement.parse(each) for each in _list(item["requirements"], "requirements", 64)),
     )
 
 
@@ -369,7 +369,7 @@ def _file_name(value: object, what: str = "name") -> str:
 
 def _path(value: object) -> str:
     """Read a path in the repository: plain names, no step up."""
-    if not isinstance(value, str) or len(value) > 512:  # noqa: PLR2004
+    if not isinstance(value, str) or len(value) > 512 or value.count("/") > 15:  # noqa: PLR2004
         raise ManifestError("path", f"{str(value)[:_LONGEST]!r} is not a path")
     for part in value.split("/"):
         _file_name(part)

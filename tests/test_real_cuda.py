@@ -1,4 +1,4 @@
-"""A real CUDA backend and NVIDIA's real runtime wheels on a machine without a GPU: everything up to the missing driver."""
+"""A real CUDA backend and NVIDIA's real runtime wheels on a machine without a GPU: all up to the missing driver."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NEEDS = (
     "nvidia :: sm_arch :: 90_virtual",
 )
 
-# Only the driver's answer is composed: a card, and a driver for CUDA 13.1. The files, the wheels and the loader are real.
+# Only the driver's answer is composed: a card, and a driver for CUDA 13.1. Files, wheels and loader are real.
 LOAD = """
     import sys, warnings
     from nativeload import Host, NativeLibraryConfig

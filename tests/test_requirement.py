@@ -300,8 +300,18 @@ def test_ptx_without_a_bound_is_any_drivers() -> None:
 
 
 def test_the_bound_of_ptx_is_nvidias_own() -> None:
-    wrong = "other :: ptx_lower_bound :: 11.0"
-    assert ONLY_PTX.format("9.0") in lacks(host(cuda=(12, 8), cards=[HOPPER]), wrong, *REAL)
+    """A foreign namespace can neither lower nor raise it."""
+    hopper = host(cuda=(12, 8), cards=[HOPPER])
+    assert ONLY_PTX.format("9.0") in lacks(hopper, "other :: ptx_lower_bound :: 11.0", *REAL)
+    reason = lacks(host(cuda=(13, 1), cards=[HOPPER]), "other :: ptx_lower_bound :: 99.0", *REAL)
+    assert reason == "needs other :: ptx_lower_bound :: 99.0, which this release does not understand: a newer one may"
+
+
+def test_of_two_bounds_the_higher_one_counts() -> None:
+    for bounds in (["12.0", "13.1"], ["13.1", "12.0"]):
+        texts = ["nvidia :: sm_arch :: 75_virtual", *(f"nvidia :: ptx_lower_bound :: {bound}" for bound in bounds)]
+        assert "needs a driver for CUDA 13.1" in lacks(host(cuda=(12, 8), cards=[HOPPER]), *texts)
+        assert lacks(host(cuda=(13, 1), cards=[HOPPER]), *texts) == ""
 
 
 # -- what is not understood -------------------------------------------------------------------------------------------

@@ -159,6 +159,8 @@ def remove_sets(cache: LibraryCache, sets: Iterable[CachedSet]) -> int:
     freed = 0
     for item in sets:
         where = quarantine(cache, item.directory)
+        if where is None and not os.path.lexists(item.directory):  # another process removes it too
+            continue
         if where is None:
             raise CacheError(
                 item.directory, "cannot be removed", hint="It must be yours, and its file system writable."

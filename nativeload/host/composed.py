@@ -7,6 +7,7 @@ machine they describe.
 from __future__ import annotations
 
 from nativeload import cpu_variants
+from nativeload.errors import ConfigError
 from nativeload.host.facts import Cpu, Gpu, Nvidia
 from nativeload.variant import AvxLevel, Backend, Platform
 
@@ -33,12 +34,14 @@ def facts(platform: Platform, *, cpu: str | None, cuda: int | None) -> dict[str,
         cuda: a CUDA major that its NVIDIA driver supports; None has no such card.
 
     Raises:
-        ConfigError: the CPU word says nothing about this platform.
+        ConfigError: the CPU word says nothing about this platform, or it has no such CUDA.
     """
     table = cpu_variants.variants(platform)
     word = cpu_variants.check_ceiling(cpu) if cpu else ("apple_m1" if platform is Platform.MACOS_ARM64 else "")
     cpu_variants.allowed(word or None, platform)  # refuses a word of another processor family
     needs = table.get(_LEAST.get(word, word), frozenset())
+    if cuda is not None and (platform.startswith("macos") or not 10 <= cuda <= 99):  # noqa: PLR2004 - two-digit majors
+        raise ConfigError("cuda", f"there is no CUDA {cuda} on {platform}")
     gpus: list[Gpu] = []
     if cuda is not None:
         gpus.append(Gpu(backend=Backend.CUDA, index=0, name=f"a CUDA {cuda} device"))

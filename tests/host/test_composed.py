@@ -157,3 +157,9 @@ def test_a_composed_host_is_the_same_each_time() -> None:
     assert first == second
     assert first.fingerprint == second.fingerprint
     assert first.fingerprint != Host.compose("linux-x86_64", cpu="avx2", cuda=12).fingerprint
+
+
+@pytest.mark.parametrize(("platform", "cuda"), [("linux-x86_64", 0), ("linux-x86_64", -1), ("macos-arm64", 13)])
+def test_a_cuda_that_cannot_be_is_refused(platform: str, cuda: int) -> None:
+    with pytest.raises(ConfigError, match="there is no CUDA"):
+        Host.compose(platform, cuda=cuda)
