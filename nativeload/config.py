@@ -93,8 +93,6 @@ class NativeLibraryConfig(Value):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, reader(value))
 
-    # -- values ---------------------------------------------------------------------------------------------------
-
     def with_library(self, path: str | Path | None, sha256: str | None = None) -> NativeLibraryConfig:
         """Use this library file or directory and no other; None takes it back.
 
@@ -175,12 +173,7 @@ class NativeLibraryConfig(Value):
         Raises:
             ConfigError: one of them is not of its form.
         """
-        return replace(
-            self,
-            pin=pin,
-            repo=repo or self.repo,
-            commit=self.commit if commit is None else commit,
-        )
+        return replace(self, pin=pin, repo=repo, commit=commit)
 
     def with_lock(self, path: str | Path | None) -> NativeLibraryConfig:
         """Let only sets of the manifests serve that this lock file pins. It is never looked for: name it."""
@@ -202,7 +195,7 @@ class NativeLibraryConfig(Value):
         return replace(self, cache_dir=None if directory is None else os.fspath(directory))
 
     def with_shared_cache(self, directory: str | Path) -> NativeLibraryConfig:
-        """Look for published sets in this directory too: laid out as a cache, root's or your own, never written."""
+        """Look for published sets in this directory too: laid out as a cache, root's or yours, never written."""
         return replace(self, shared_caches=(*(self.shared_caches or ()), os.fspath(directory)))
 
     def with_python(self, command: str | None) -> NativeLibraryConfig:
@@ -269,12 +262,13 @@ class NativeLibraryConfig(Value):
         fresh = {name: value for name, value in said.items() if getattr(self, name) is None}
         if self.path is not None:  # an argument's path is never checked against the environment's digest
             fresh.pop("sha256", None)
+        if self.pin is not None and said.get("pin") not in {None, self.pin}:  # nor another pin looked for in its place
+            fresh.pop("repo", None)
+            fresh.pop("commit", None)
         if self.wants is not None and "wants" in said:
             mine = {backend for backend, _ in self.wants}
             fresh["wants"] = (*self.wants, *(pair for pair in said["wants"] if pair[0] not in mine))
         return replace(self, **fresh)
-
-    # -- verbs ----------------------------------------------------------------------------------------------------
 
     @property
     def library_has_loaded(self) -> bool:
@@ -343,11 +337,12 @@ class NativeLibraryConfig(Value):
         """Fetch a published set into the cache, for this machine or another platform, and verify it. Opens nothing.
 
         Args:
-            filename: a file the set must have, such as ``libllama.so``.
+            filename: a file the set must have, such as ``libllama.so`` (whatever version its name carries).
             build: the build it must be, or one of its aliases; what is pinned decides, this only holds it to a word.
             use_cuda: True prefers CUDA, False forbids it.
             avx_level: as `with_avx`.
-            os: ``auto`` for this machine, a platform such as ``windows-x86_64``, or ``linux``, ``macos``, ``windows``.
+            os: ``auto`` for this machine; a platform such as ``windows-x86_64``, or ``linux``, ``macos``, ``windows``,
+                for any machine of it that has what ``avx_level`` and ``use_cuda`` say.
             cache_dir: as `with_cache_dir`.
             endpoint: as `with_auto_download`, as are ``proxy`` and ``timeout``.
             proxy: for these downloads alone.

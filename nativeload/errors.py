@@ -97,7 +97,7 @@ class NetworkError(NativeLoadError):
     Attributes:
         url: what was asked for, without passwords and query.
         reason: what went wrong, in words.
-        status: the HTTP status, where the server gave one.
+        status: the HTTP status, where the server gave one; 404 also where a folder lacks the file.
     """
 
     def __init__(self, url: str, reason: str, *, status: int | None = None, hint: str = "") -> None:

@@ -19,15 +19,15 @@ from nativeload.errors import (
     IntegrityError,
     LoadError,
     NativeLoadError,
-    PreferenceWarning,
     UnknownLayoutError,
 )
+from nativeload.log import warn
 from nativeload.mapped import mapped_files, refuse_clash
 from nativeload.opening import Device, devices, open_set
 from nativeload.probe import Check, Verdict, probe
 from nativeload.resolve import Shortlist, conclude, first_whole, missing, shortlist, verify
 from nativeload.resolve.ranking import preferred, required
-from nativeload.resolve.resolution import Decision, LibrarySet, Rejected, Resolution, Source
+from nativeload.resolve.resolution import CANNOT_FETCH, Decision, LibrarySet, Rejected, Resolution, Source
 from nativeload.value import Value, replace
 from nativeload.variant import Role
 
@@ -319,8 +319,13 @@ def _hold_to_wishes(result: LoadedLibrary, found: Shortlist, attempt: _Attempt) 
         if backend not in have:
             reason = f"{backend} is required, and no {backend} device was registered after loading"
             raise BackendUnavailableError(backend, result.path, reason, resolution=result.resolution)
-    for note in found.notes:
-        _warn(f"{note}; {result.chosen} is used")
+    unfetched = (
+        f"{item.candidate} {item.verdict.reason}"
+        for item in attempt.decisions
+        if item.verdict.reason.startswith(CANNOT_FETCH)
+    )
+    for note in (*found.notes, *unfetched):
+        warn(f"{note}; {result.chosen} is used")
     lacking = [backend for backend in preferred(found.config) if backend not in have]
     if lacking and len(lacking) == len(preferred(found.config)):
         why: dict[str, str] = {**dict(result.resolution.shortfall), **attempt.gpus}
@@ -329,18 +334,7 @@ def _hold_to_wishes(result: LoadedLibrary, found: Shortlist, attempt: _Attempt) 
         )
         text = f"{' and '.join(lacking)} preferred, but {result.chosen} runs on the CPU ({reasons})"
         log.emit(found.config.log_callback, "nativeload", log.WARNING, text)
-        _warn(text)
-
-
-def _warn(text: str) -> None:
-    """Warn at the line of the program that called us."""
-    import sys
-    import warnings
-
-    depth = 1
-    while (sys._getframe(depth).f_globals.get("__name__") or "").partition(".")[0].startswith("nativeload"):  # noqa: SLF001
-        depth += 1
-    warnings.warn(text, PreferenceWarning, stacklevel=depth + 1)
+        warn(text)
 
 
 def _again(present: LoadedLibrary, found: Shortlist, check: Check | None) -> LoadedLibrary:

@@ -8,11 +8,23 @@ from __future__ import annotations
 
 import sys
 
+from nativeload.errors import PreferenceWarning
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 DEBUG, INFO, WARNING, ERROR = 10, 20, 30, 40  # logging's numbers
+
+
+def warn(text: str) -> None:
+    """Warn at the line of the program that called us."""
+    import warnings
+
+    depth = 1
+    while (sys._getframe(depth).f_globals.get("__name__") or "").partition(".")[0].startswith("nativeload"):  # noqa: SLF001
+        depth += 1
+    warnings.warn(text, PreferenceWarning, stacklevel=depth + 1)
 
 
 def emit(callback: Callable[[int, str], None] | None, name: str, level: int, line: str) -> None:

@@ -11,6 +11,7 @@ import hashlib
 from nativeload import cpu_variants
 from nativeload.errors import IntegrityError, ManifestError
 from nativeload.requirement import Requirement
+from nativeload.strict_json import parse_json
 from nativeload.value import Value
 from nativeload.variant import GPU_BACKENDS, LIBRARIES, Platform, Role, is_sha256
 
@@ -173,24 +174,6 @@ def canonical(table: dict[str, Any]) -> bytes:
     return ("{" + ",\n".join(lines) + "}\n").encode()
 
 
-def parse_json(raw: bytes, origin: str) -> Any:
-    """Read JSON in which no key is there twice, and no number is but a whole one of at most 64 bits.
-
-    Raises:
-        ManifestError: it is none.
-    """
-    import json
-
-    try:
-        return json.loads(
-            raw.decode(), object_pairs_hook=_once, parse_constant=_refuse, parse_float=_refuse, parse_int=_whole
-        )
-    except ManifestError as error:
-        raise ManifestError(origin, f"{error.origin}: {error.message}") from error
-    except (ValueError, RecursionError) as error:
-        raise ManifestError(origin, f"no JSON: {_short(error)}") from error
-
-
 def read(raw: bytes, origin: str) -> Manifest:
     """Read a manifest's bytes, whose digest somebody has checked.
 
@@ -205,7 +188,7 @@ def read(raw: bytes, origin: str) -> Manifest:
     except ManifestError as error:
         raise ManifestError(origin, f"{error.origin}: {error.message}", hint=error.hint) from error
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ManifestError(origin, f"not a manifest: {_short(error)}") from error
+        raise ManifestError(origin, f"not a manifest: {type(error).__name__}: {str(error)[:80]}") from error
     if canonical(table) != raw:
         raise ManifestError(origin, "not the canonical text of what it says", hint="nativeload publish writes it.")
     return manifest
@@ -307,23 +290,6 @@ def _refuse_collisions(artifacts: tuple[Artifact, ...]) -> None:
         raise ManifestError(min(both), "this path is a file, and leads to another one")
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    table = dict(pairs)
-    if len(table) != len(pairs):
-        raise ManifestError("an object", "a key is there twice")
-    return table
-
-
-def _refuse(text: str) -> None:
-    raise ManifestError("a number", f"{text[:20]!r} is not a whole number")
-
-
-def _whole(text: str) -> int:
-    if len(text) > 19:  # noqa: PLR2004 - 64 bits have no more digits
-        raise ManifestError("a number", f"{len(text)} digits long")
-    return int(text)
-
-
 def _keys(table: object, names: str, what: str) -> None:
     wanted = set(names.split())
     if not isinstance(table, dict) or set(table) != wanted:
@@ -402,7 +368,3 @@ def _label(value: object, role: Role) -> str:
     if known is not None and label not in known:
         raise ManifestError("label", f"{label!r} is no label of a {role} artifact")
     return label
-
-
-def _short(error: BaseException) -> str:
-    return f"{type(error).__name__}: {str(error)[:80]}"

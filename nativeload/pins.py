@@ -13,7 +13,8 @@ import os
 
 from nativeload.cache.digests import read_regular
 from nativeload.errors import ConfigError, ManifestError
-from nativeload.manifest import Pin, canonical, parse_json
+from nativeload.manifest import Pin, canonical
+from nativeload.strict_json import parse_json
 from nativeload.value import Value, replace
 
 TYPE_CHECKING = False

@@ -82,9 +82,28 @@ def endpoint_word(word: str) -> str:
     """Return the address of a Hub, of a web server with a prefetch folder, or of such a folder itself."""
     scheme, sign, rest = _text("endpoint", word).partition("://")
     if not sign or scheme not in {"http", "https", "file"} or not rest or any(each.isspace() for each in word):
-        hint = "Use https://..., http://... or file:///..."
-        raise ConfigError("endpoint", f"{word!r} is not an address", hint=hint)
+        raise ConfigError("endpoint", f"{_without_password(word)!r} is not an address", hint=_ADDRESSES)
+    port = rest.partition("/")[0].rpartition("@")[2].rpartition("]")[2].partition(":")[2]
+    if port and not (port.isdecimal() and 0 < int(port[:6]) < 65536):  # noqa: PLR2004
+        raise ConfigError("endpoint", f"{_without_password(word)!r} has no port that can be", hint=_ADDRESSES)
     return word.rstrip("/")
+
+
+_ADDRESSES = "Use https://..., http://... or file:///..."
+
+
+def _without_password(word: str) -> str:
+    """Return an address as it may be shown."""
+    scheme, sign, rest = word.rpartition("://")
+    return f"{scheme}{sign}***@{rest.rpartition('@')[2]}" if "@" in rest else word
+
+
+def proxy_word(word: str) -> str:
+    """Return the address of a proxy, with or without its scheme."""
+    scheme, sign, rest = _text("proxy", word).partition("://")
+    if not (rest if sign else scheme) or any(each.isspace() for each in word):
+        raise ConfigError("proxy", f"{_without_password(word)!r} is not an address", hint="Use http://host:port.")
+    return word
 
 
 def package_word(word: str) -> str:
@@ -140,8 +159,8 @@ def seconds_word(word: str) -> float:
         seconds = float(word)
     except ValueError as error:
         raise ConfigError("timeout", f"{word!r} is not a number of seconds") from error
-    if not 0 < seconds < float("inf"):
-        raise ConfigError("timeout", f"{word!r} is not a positive number of seconds")
+    if not 0 < seconds <= 86400:  # noqa: PLR2004 - a day
+        raise ConfigError("timeout", f"{word!r} is not a number of seconds up to a day")
     return seconds
 
 
@@ -203,7 +222,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str, Callable[[str], Any]]] = {
     "python": (("NATIVELOAD_PYTHON",), "python", command_word),
     "auto_download": (("NATIVELOAD_AUTO_DOWNLOAD",), "auto_download", flag_word),
     "endpoint": (("NATIVELOAD_ENDPOINT", "HF_ENDPOINT"), "endpoint", endpoint_word),
-    "proxy": (("NATIVELOAD_PROXY",), "proxy", str),
+    "proxy": (("NATIVELOAD_PROXY",), "proxy", proxy_word),
     "timeout": (("NATIVELOAD_TIMEOUT",), "timeout", seconds_word),
     "offline": (("NATIVELOAD_OFFLINE", "HF_HUB_OFFLINE"), "offline", flag_word),
 }
@@ -257,6 +276,7 @@ FIELDS: dict[str, Callable[[Any], Any]] = {
     "cache_dir": _checked_path,
     "shared_caches": _several("shared_caches", _checked_path),
     "endpoint": endpoint_word,
+    "proxy": proxy_word,
     "python": command_word,
     "auto_download": _checked_flag,
     "timeout": lambda seconds: seconds_word(str(seconds)),

@@ -25,6 +25,7 @@ _VALUES = {"nativeload.errors", "nativeload.value"}
 _WORDS = _VALUES | {"nativeload.variant"}
 _BELOW_RESOLVE = _WORDS | {
     "nativeload.requirement",
+    "nativeload.strict_json",
     "nativeload.manifest",
     "nativeload.cpu_variants",
     "nativeload.host",
@@ -39,7 +40,7 @@ _RESOLVE |= {"nativeload.resolve.explicit", "nativeload.resolve.installed", "nat
 _RESOLVE |= {
     "nativeload.resolve.download",
     "nativeload.resolve.cuda_runtime",
-    "nativeload.resolve.shortlist",
+    "nativeload.resolve.candidates",
     "nativeload.resolve.offers",
 }
 _RESOLVE |= {"nativeload.resolve.outcome", "nativeload.resolve.prefetch", "nativeload.resolve.import_folder"}
@@ -49,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "nativeload": set(),
     "nativeload.errors": set(),
     "nativeload.value": set(),
-    "nativeload.log": set(),
+    "nativeload.log": _VALUES,
     "nativeload.threads": set(),
     "nativeload.child": {"nativeload.value"},
     "nativeload.mapped": _VALUES,
@@ -60,7 +61,8 @@ ALLOWED: dict[str, set[str]] = {
     "nativeload.settings": _WORDS | {"nativeload.cpu_variants"},
     "nativeload.config": _WORDS | {"nativeload.cpu_variants", "nativeload.settings"},
     "nativeload.requirement": _WORDS,
-    "nativeload.manifest": _WORDS | {"nativeload.cpu_variants", "nativeload.requirement"},
+    "nativeload.strict_json": _VALUES,
+    "nativeload.manifest": _WORDS | {"nativeload.cpu_variants", "nativeload.requirement", "nativeload.strict_json"},
     "nativeload.cache": _WORDS | {"nativeload.requirement", "nativeload.manifest"},
     "nativeload.elf": _VALUES,
     "nativeload.needs": _VALUES | {"nativeload.elf", "nativeload.mapped"},
@@ -70,18 +72,18 @@ ALLOWED: dict[str, set[str]] = {
     "nativeload.resolve.explicit": _SOURCE,
     "nativeload.resolve.backend_package": _SOURCE,
     "nativeload.resolve.installed": _SOURCE | {"nativeload.resolve.backend_package"},
-    "nativeload.pins": _WORDS | {"nativeload.manifest", "nativeload.cache"},
+    "nativeload.pins": _WORDS | {"nativeload.manifest", "nativeload.strict_json", "nativeload.cache"},
     "nativeload.resolve.cuda_runtime": _SOURCE,
     "nativeload.resolve.published": _PUBLISHED - {"nativeload.resolve.published", "nativeload.pins"},
     "nativeload.resolve.cached": _PUBLISHED,
     "nativeload.resolve.download": _PUBLISHED,
     "nativeload.resolve.offers": _PUBLISHED,
-    "nativeload.resolve.shortlist": _PUBLISHED | {"nativeload.resolve.offers"},
+    "nativeload.resolve.candidates": _PUBLISHED | {"nativeload.resolve.offers"},
     "nativeload.resolve.outcome": _PUBLISHED,
     "nativeload.resolve.import_folder": _PUBLISHED
     | {"nativeload.resolve.cached", "nativeload.resolve.download", "nativeload.resolve.prefetch"},
     "nativeload.resolve.prefetch": _PUBLISHED | {"nativeload.resolve.cached", "nativeload.resolve.download"},
-    "nativeload.resolve": _RESOLVE,
+    "nativeload.resolve": _RESOLVE | {"nativeload.log"},
     "nativeload.opening": _RESOLVE,
     "nativeload.probe": _RESOLVE | {"nativeload", "nativeload.opening", "nativeload.log"},
     "nativeload.probe_child": _RESOLVE | {"nativeload.opening"},

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import random
+import sys
 import time
 import tracemalloc
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 BUILD = "b11146"
 SHA = "0123456789abcdef" * 4
-SLOWEST = 0.1  # seconds of processor time in which everything hostile is refused
+SLOWEST = 0.1 if sys.gettrace() is None else 0.5  # seconds of processor time; coverage has its own
 
 HOSTILE_NAMES = [
     "../x",

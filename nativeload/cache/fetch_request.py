@@ -143,6 +143,8 @@ class Asker:
             return Trouble(kind=kind, reason=f"{named} answers {refused[1]}", status=int(refused[1]), hint=hint)
         if not passing:
             through = f" through {named}" if proxy else ""
+            if proxy.startswith("socks"):
+                hint = "SOCKS needs a package more: pip install pysocks."
             return Trouble(kind="final", reason=f"it cannot be asked{through}: {words(error)}", hint=hint)
         if phase == "connect":
             reason = f"{named} cannot be reached" if proxy else "no connection"

@@ -13,6 +13,7 @@ import stat
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from nativeload.errors import CacheError, ConfigError, IntegrityError, NetworkError
+from nativeload.manifest import SIZE_LIMIT
 from nativeload.variant import is_sha256
 
 TYPE_CHECKING = False
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 else:
     Protocol = object
 
-MANIFEST_LIMIT = 1 << 20
+MANIFEST_LIMIT = SIZE_LIMIT
 """A file of unknown size, which is a manifest, may have this many bytes."""
 
 TIMEOUT = 10.0  # seconds
@@ -291,7 +292,8 @@ def _open_regular(url: str, path: str) -> int:
         regular = stat.S_ISREG(os.lstat(path).st_mode)
         descriptor = os.open(path, flags) if regular else -1
     except OSError as error:
-        raise NetworkError(url, error.strerror or str(error)) from error
+        status = 404 if isinstance(error, FileNotFoundError) else None
+        raise NetworkError(url, error.strerror or str(error), status=status) from error
     if descriptor >= 0 and not stat.S_ISREG(os.fstat(descriptor).st_mode):  # replaced in between
         os.close(descriptor)
         regular = False

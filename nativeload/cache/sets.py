@@ -16,6 +16,7 @@ import stat
 from nativeload.cache.digests import read_regular
 from nativeload.cache.store import ANOTHER_CACHE, check_directory, sync_directory
 from nativeload.errors import CacheError, IntegrityError
+from nativeload.manifest import SIZE_LIMIT
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 LOCK_TIMEOUT = 600.0  # seconds to wait for another process, then the work is done without the lock
 _ID_DIGITS = 16
 _ATTEMPTS = 3
+_DAMAGE = {None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EINVAL}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
-_MANIFEST_LIMIT = 1 << 20  # bytes
 
 
 def set_path(root: str, library: str, build: str, label: str, set_id: str) -> str:
@@ -61,6 +62,8 @@ def is_there(directory: str, names: Sequence[str], *, shared: bool = False) -> b
     except FileNotFoundError:  # another process takes it away right now
         return False
     except OSError as error:
+        if not is_damage(error):
+            raise CacheError(directory, error.strerror or str(error)) from error
         raise IntegrityError(directory, expected="a set", actual=error.strerror or str(error)) from error
     for name in sorted(set(present) ^ set(names)):
         path = os.path.join(directory, name)
@@ -69,6 +72,11 @@ def is_there(directory: str, names: Sequence[str], *, shared: bool = False) -> b
     for name, facts in present.items():
         _check_file(os.path.join(directory, name), facts, shared=shared)
     return True
+
+
+def is_damage(error: OSError) -> bool:
+    """Whether a file that cannot be read is itself at fault, not this process (out of files) or the machine (EIO)."""
+    return error.errno in _DAMAGE
 
 
 def _check_file(path: str, facts: os.stat_result, *, shared: bool) -> None:
@@ -212,10 +220,17 @@ def quarantine(cache: LibraryCache, path: str) -> str | None:
 
 
 def read_manifest(root: str, digest: str) -> bytes | None:
-    """Return the bytes kept under a manifest's digest, or None. They are to be checked like any others."""
+    """Return the bytes kept under a manifest's digest, or None. They are to be checked like any others.
+
+    Raises:
+        CacheError: it is there, and this process cannot read it now.
+    """
+    path = os.path.join(root, "manifests", f"{digest}.json")
     try:
-        return read_regular(os.path.join(root, "manifests", f"{digest}.json"), _MANIFEST_LIMIT + 1)
-    except OSError:
+        return read_regular(path, SIZE_LIMIT + 1)
+    except OSError as error:
+        if not is_damage(error):
+            raise CacheError(path, error.strerror or str(error)) from error
         return None
 
 

@@ -99,6 +99,10 @@ class LibraryCache(Value):
         check_directory(self.root, shared=self.shared)
         return True
 
+    def holds(self, path: str) -> bool:
+        """Whether a path lies in this cache."""
+        return self.root is not None and path.startswith(os.path.join(self.root, ""))
+
     def check_usable(self) -> None:
         """Refuse a root that was named and cannot serve: better than a probe on every start, and nobody knows why.
 

@@ -208,7 +208,7 @@ def collect(cache: LibraryCache, *, unused_days: float | None = None, now: float
         os.path.join(library, each) for library in LIBRARIES for each in _names(os.path.join(cache.root, library))
     ]:
         _remove_empty(os.path.join(cache.root, build))
-    manifests = _remove_orphans(cache)
+    manifests = _remove_orphans(cache, clock - _LEFT_OVER)
     receipts = _remove_receipts(cache)
     return Collected(
         sets=len(old),
@@ -264,20 +264,24 @@ def _unlink(path: str) -> bool:
     return True
 
 
-def _remove_orphans(cache: LibraryCache) -> int:
-    """Remove the notes of pins whose builds have no set here any more, and their manifests."""
-    root, count = cache.root or "", 0
+def _remove_orphans(cache: LibraryCache, before: float) -> int:
+    """Remove the notes of pins whose builds have no set here any more, and manifests that no note names."""
+    root, count, named = cache.root or "", 0, set()
     for name in _names(os.path.join(root, "pins")):
         note = cache.read("pins", name) or {}
-        library = name.partition("-")[0]
         try:
             pin = Pin.parse(note.get("pin", ""))
         except ManifestError:  # a damaged note names nothing
             count += _unlink(os.path.join(root, "pins", name))
             continue
-        if not os.path.isdir(os.path.join(root, library, pin.build)):
+        if os.path.isdir(os.path.join(root, name.partition("-")[0], pin.build)):
+            named.add(f"{pin.digest}.json")
+        else:
             _unlink(os.path.join(root, "manifests", f"{pin.digest}.json"))
             count += _unlink(os.path.join(root, "pins", name))
+    for name in _names(os.path.join(root, "manifests")):  # its set may be on the way
+        if name not in named and _written(path := os.path.join(root, "manifests", name)) < before:
+            count += _unlink(path)
     return count
 
 

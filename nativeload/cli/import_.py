@@ -65,6 +65,9 @@ def _pinned(config: NativeLibraryConfig, folder: str, digest: str | None) -> Pin
             pin = pin_of(folder, bare) if is_sha256(bare) else Pin.parse(pin_word(digest))
         except ConfigError as error:
             raise error.under("--sha256") from error
+        said = pins.pinned(config)
+        if said is not None and said.strict and said.pin != pin:
+            raise ConfigError("--sha256", f"{pin} is not what {said.origin} says: {said.pin}")
         return pins.Pinned(pin=pin, origin="--sha256", strict=True)
     pinned = pins.pinned(config)
     if pinned is None:

@@ -10,7 +10,7 @@ import click
 
 from nativeload.cli.options import config_of, some_library_options
 from nativeload.cli.report import print_json
-from nativeload.errors import DownloadUnavailableError, NativeLoadError
+from nativeload.errors import ConfigError, DownloadUnavailableError, NativeLoadError
 from nativeload.variant import LIBRARIES, Platform
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from nativeload.resolve.prefetch import Prefetched
 
 _USED = (
+    "path",
     "wants",
     "cpu",
     "pin",
@@ -77,10 +78,10 @@ def command(
 
     manifest = Manifest.parse(raw, pinned.pin, "the pinned manifest")
     targets = [] if everything else _targets(platforms, hosts, config, cuda)
-    if cuda is not None and not dict(config.wants or ()):
-        config = config.with_cuda(cuda)
     plain = config.with_avx(None) if platforms else config  # --cpu has gone into the composed hosts
-    sets = prefetch.sets_for(manifest, pinned, targets, plain)
+    sets = []
+    for host in targets:
+        sets += prefetch.sets_for(manifest, pinned, [host], _wishes(plain, host, cuda))
     done = prefetch.prefetch(raw, pinned, origin, out, sets, everything=everything, say=_say)
     _report(done, pinned, out, as_json=as_json)
 
@@ -94,11 +95,16 @@ def _say(line: str) -> None:
 def _origin(config: NativeLibraryConfig) -> tuple[Pinned, Origin]:
     from nativeload import pins
     from nativeload.resolve.download import Origin
-    from nativeload.resolve.outcome import THREE_WAYS
+    from nativeload.resolve.outcome import three_ways
 
     pinned = pins.pinned(config)
+    if config.path is not None:
+        raise ConfigError("--path", "prefetch brings what is published: a path names what is here already")
     if pinned is None:
-        raise DownloadUnavailableError(f"this release pins no build of {config.library} to fetch", hint=THREE_WAYS)
+        text = f"this release pins no build of {config.library} to fetch"
+        raise DownloadUnavailableError(text, hint=three_ways(config.library))
+    if config.auto_download is False:
+        raise DownloadUnavailableError("downloads are switched off", hint="Take --no-auto-download back.")
     if config.offline:
         raise DownloadUnavailableError(
             "offline: nothing may be fetched", hint="Take --offline or NATIVELOAD_OFFLINE back."
@@ -119,10 +125,36 @@ def _origin(config: NativeLibraryConfig) -> tuple[Pinned, Origin]:
 def _targets(
     platforms: tuple[str, ...], hosts: tuple[str, ...], config: NativeLibraryConfig, cuda: int | None
 ) -> list[Host]:
+    """Compose the hosts; a word that says nothing about one platform must say something about another."""
     from nativeload.host import Host
 
-    composed = [Host.compose(platform, cpu=config.cpu, cuda=cuda) for platform in platforms]
-    return [*composed, *map(Host.from_file, hosts)] or [Host.detect()]
+    recorded = [Host.from_file(path) for path in hosts]
+    if not platforms:
+        return recorded or [Host.detect()]
+    composed = []
+    for platform in platforms:
+        cpu = config.cpu if _says(config.cpu, platform) else None
+        composed.append(Host.compose(platform, cpu=cpu, cuda=None if platform.startswith("macos") else cuda))
+    if config.cpu and not any(_says(config.cpu, platform) for platform in platforms):
+        Host.compose(platforms[0], cpu=config.cpu)  # raises, in words
+    return [*composed, *recorded]
+
+
+def _wishes(config: NativeLibraryConfig, host: Host, cuda: int | None) -> NativeLibraryConfig:
+    """Return the config for one target: --cuda asks for CUDA where there can be a card."""
+    if cuda is None or config.wants or host.nvidia is None:
+        return config
+    return config.with_cuda(cuda)
+
+
+def _says(cpu: str | None, platform: str) -> bool:
+    """Whether a CPU word means something on a platform."""
+    from nativeload.cpu_variants import allowed
+
+    try:
+        return bool(allowed(cpu, Platform(platform)))
+    except ConfigError:
+        return False
 
 
 def _report(done: Prefetched, pinned: Pinned, out: str, *, as_json: bool) -> None:

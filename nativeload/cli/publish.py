@@ -11,7 +11,7 @@ import click
 from nativeload import settings
 from nativeload.cli.report import print_json
 from nativeload.errors import ConfigError, NativeLoadError
-from nativeload.variant import LIBRARIES
+from nativeload.variant import LIBRARIES, build_order
 
 
 @click.command("publish")
@@ -56,6 +56,7 @@ def command(
     if repo is None and not dry_run:
         raise click.UsageError("Say where to: --repo owner/name (or --dry-run).")
     _check(repo, endpoint)
+    _check_build(library, build)
     directories = [SetDirectory.parse(text) for text in sets]
     collected = collect(library, build, directories, lambda line: click.echo(line, err=True))
     manifest = manifest_of(collected, library, build, repo=upstream, **about)
@@ -71,6 +72,14 @@ def command(
         print_json({"pin": done.pin, "repo": done.repo, "commit": done.commit})
         return
     click.echo(f"pin     {done.pin}\nrepo    {done.repo}\ncommit  {done.commit}")
+
+
+def _check_build(library: str, build: str) -> None:
+    """Builds of one library are compared as numbers, so they have one form: llama's are bN, whisper's vX.Y.Z."""
+    kind, numbers = build_order(build)
+    if (library, kind) not in {("llama", "b"), ("whisper", "v"), ("ggml", "b"), ("ggml", "v")} or not numbers:
+        hint = "A release of llama.cpp is published under its bN: --build b11146 --alias v0.5.0."
+        raise ConfigError("--build", f"{build!r} is no build of {library}", hint=hint if library == "llama" else "")
 
 
 def _check(repo: str | None, endpoint: str | None) -> None:

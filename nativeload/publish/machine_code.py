@@ -29,7 +29,7 @@ _MOST_EXPORTS = 1 << 20  # a DLL that exports all it has: 23,034
 _NO_TABLE = 1 << 64
 _FROM_BASE, _FROM_TABLE = "base", "table"
 _ENTRY = 4  # bytes
-_MOST_TABLES = 1 << 14  # of a section; real ones have up to 272
+_MOST_TABLES = 1 << 13  # named in one section; in real ones up to 264
 _WIDEST_FUNCTION = 1 << 20  # bytes; how far before a table the code may lie that it leads to
 _ALIGNMENT = 16  # bytes, of functions, and at most of the tables of one function
 _GOES_ON, _BRANCHES, _MAY_BE_PADDING = range(3)
@@ -159,7 +159,8 @@ class _Sweep:
         self.data = code.image.content(section)
         self.start, self.end = section.address, section.address + len(self.data)
         self.decoder = code.decoder_of(self.data, self.start)
-        self.tables: dict[int, tuple[str, int]] = {}  # address -> what its entries count from, who reads it
+        self.tables: dict[int, str] = {}  # address of a table ahead -> what its entries count from
+        self.readers: dict[int, int] = {}  # address of a table -> the first instruction that reads it
         self.indexes: set[int] = set()  # addresses of what may be tables of bytes, each an index into the table before
         self.registers: dict[int, int] = {}  # register -> the address in this section that was last put into it
         self.limit = _MOST_TABLES
@@ -233,18 +234,28 @@ class _Sweep:
         x86, address = iced(), instruction.ip
         base, table, scale = instruction.memory_base, instruction.memory_displacement, instruction.memory_index_scale
         if scale == 1 and instruction.mnemonic == x86.Mnemonic.MOVZX and address < table < self.end:
+            self.count()
             self.indexes.add(table)
         if scale != _ENTRY or base == x86.Register.NONE:
             return False
         kind = _FROM_BASE
         if not table and instruction.mnemonic == x86.Mnemonic.MOVSXD:
             table, kind = self.registers.get(base, 0), _FROM_TABLE
+        if table in self.readers:  # what the table lists is reached from here by way of the first one
+            self.code.sources.setdefault(self.readers[table], []).append(address)
+            return False
         if table <= address or self.target(table, table, kind) is None:
             return False
+        self.count()
+        self.tables[table], self.readers[table] = kind, address
         if kind == _FROM_BASE and table - _ENTRY > address and self.target(table - _ENTRY, table, kind) is not None:
-            self.tables[table - _ENTRY] = (kind, address)  # perhaps: std::variant has an index of -1
-        self.tables[table] = (kind, address)
+            self.tables[table - _ENTRY], self.readers[table - _ENTRY] = kind, address  # std::variant has an index of -1
         return True
+
+    def count(self) -> None:
+        self.limit -= 1
+        if self.limit < 0:
+            raise LoadError(self.path, "undecodable code: it names too many tables")
 
     def target(self, at: int, table: int, kind: str) -> int | None:
         """Return where an entry leads; None where it does not lead into the code shortly before its table."""
@@ -257,7 +268,7 @@ class _Sweep:
     def skip(self, table: int, reached: int) -> int:
         """Return where code goes on after a table that was reached, and those that follow it."""
         at, entries = table, 0
-        first = self.target(table, table, self.tables[table][0])
+        first = self.target(table, table, self.tables[table])
         if (reached != table or first is None or not self.code.has(first)) and table + _ENTRY in self.tables:
             del self.tables[table]  # no index of -1 after all
             return reached
@@ -272,16 +283,14 @@ class _Sweep:
                     at += 1
             if at < following < at + _ALIGNMENT:
                 at = following  # code before both names it: the tables of one function lie together
-        self.limit -= 1
-        if self.limit < 0 or not entries or reached != table:
+        if not entries or reached != table:
             raise LoadError(self.path, f"undecodable code at {at:#x}")
         return at
 
     def lead(self, table: int, end: int) -> int:
         """Note that the code which reads a table may lead to all that it lists; return where it ends."""
-        kind, reader = self.tables.pop(table)
-        at = table
+        at, kind = table, self.tables.pop(table)
         while at < end and (target := self.target(at, table, kind)) is not None and self.code.has(target):
-            self.code.sources.setdefault(target, []).append(reader)
+            self.code.sources.setdefault(target, []).append(self.readers[table])
             at += _ENTRY
         return at

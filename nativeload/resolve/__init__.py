@@ -6,11 +6,22 @@ fetched when its turn comes, and only where that was allowed.
 
 from __future__ import annotations
 
+import os
+
 from nativeload.errors import ConfigError, DownloadUnavailableError, IntegrityError, LoadError, NetworkError
 from nativeload.host import Host
+from nativeload.log import warn
+from nativeload.resolve.candidates import Shortlist, shortlist
 from nativeload.resolve.outcome import conclude, missing, prefetch_hint
-from nativeload.resolve.resolution import Decision, LibraryFile, LibrarySet, Rejected, Resolution, Source
-from nativeload.resolve.shortlist import Shortlist, shortlist
+from nativeload.resolve.resolution import (
+    CANNOT_FETCH,
+    Decision,
+    LibraryFile,
+    LibrarySet,
+    Rejected,
+    Resolution,
+    Source,
+)
 from nativeload.threads import in_parallel
 from nativeload.value import replace
 from nativeload.variant import Backend, Platform
@@ -34,6 +45,8 @@ __all__ = [
     "verify",
 ]
 
+_NOT_THERE = (404, 410)
+_MIRROR = "The repository lacks this file. Is it a mirror? Prefetch into it for this machine too, or everything: --all."
 _NEWEST_CUDA = 99  # what a composed driver supports where any CUDA will do
 
 
@@ -86,10 +99,12 @@ def first_whole(
     Raises:
         IntegrityError: a file is not the declared one. Final: nothing else is tried.
         LoadError: a file that the user named cannot be read.
-        NetworkError: a set that is to be fetched cannot be.
+        NetworkError: a set that is to be fetched cannot be, and no other one is here.
     """
+    failed: NetworkError | None = None
+    down = False  # whether the network failed: it is not asked again then
     for candidate in sets:
-        if skip(candidate):
+        if skip(candidate) or (down and candidate.source is Source.DOWNLOAD):
             continue
         try:
             whole = _whole(candidate, found, act=act)
@@ -98,7 +113,15 @@ def first_whole(
                 raise
             tried.append(Decision(candidate.source, str(candidate), Rejected(f"{error.path}: {error.reason}")))
             continue
+        except NetworkError as error:
+            failed, down = failed or error, error.status not in _NOT_THERE
+            reason = f"{CANNOT_FETCH}: {error.url.rpartition('/')[2]}: {error.reason}"
+            tried.append(Decision(candidate.source, str(candidate), Rejected(reason)))
+            continue
         yield whole
+        failed = None  # what was found instead failed for reasons of its own
+    if failed is not None:
+        raise failed
 
 
 def _whole(candidate: LibrarySet, found: Shortlist, *, act: bool) -> LibrarySet:
@@ -111,7 +134,8 @@ def _whole(candidate: LibrarySet, found: Shortlist, *, act: bool) -> LibrarySet:
     try:
         return _published(candidate, found, keep=act)
     except IntegrityError as error:
-        if act:
+        # A runtime of this machine may be wrong too: that is no fault of the set.
+        if act and (error.path == candidate.directory or error.path.startswith(os.path.join(candidate.directory, ""))):
             _put_away(candidate, found, error)
         raise
 
@@ -130,24 +154,31 @@ def _fetch(candidate: LibrarySet, found: Shortlist) -> None:
             lambda line: log.emit(found.config.log_callback, "nativeload", log.INFO, line),
         )
     except NetworkError as error:
-        error.hint = "\n".join(
-            part for part in (error.hint, prefetch_hint(found.config, found.host, found.pinned)) if part
-        )
+        ways = _MIRROR if error.status in _NOT_THERE else prefetch_hint(found.config, found.host, found.pinned)
+        error.hint = "\n".join(part for part in (error.hint, ways) if part)
         raise
+    except DownloadUnavailableError as error:
+        raise DownloadUnavailableError(
+            str(error.args[0]),
+            hint=prefetch_hint(found.config, found.host, found.pinned),
+            resolution=conclude(found, None),
+        ) from error
     cached.remember(found.cache, candidate.library, found.pinned)
 
 
 def _published(candidate: LibrarySet, found: Shortlist, *, keep: bool) -> LibrarySet:
     """Verify a set in a cache: exactly its files, nobody else's to write, each with its digest."""
     from nativeload.cache import sets
+    from nativeload.errors import CacheError
 
-    names = [file.name for file in candidate.files if file.path.startswith(candidate.directory)]
-    own = candidate.directory.startswith(f"{found.cache.root}/")
-    if not sets.is_there(candidate.directory, names, shared=not own):
+    names = [file.name for file in candidate.files if file.remote]
+    if not sets.is_there(candidate.directory, names, shared=not found.cache.holds(candidate.directory)):
         raise LoadError(candidate.directory, "gone since it was looked for")
     try:
         return verify(candidate, found.cache, keep=keep)
     except LoadError as error:
+        if isinstance(error.__cause__, OSError) and not sets.is_damage(error.__cause__):
+            raise CacheError(error.path, error.reason) from error
         raise IntegrityError(error.path, expected="a file of the set", actual=error.reason) from error
 
 
@@ -155,7 +186,7 @@ def _put_away(candidate: LibrarySet, found: Shortlist, error: IntegrityError) ->
     """Take a damaged set out of the user's cache, so that the next run finds nothing there and may fetch it again."""
     from nativeload.cache import sets
 
-    own = candidate.directory.startswith(f"{found.cache.root}/")
+    own = found.cache.holds(candidate.directory)
     where = sets.quarantine(found.cache, candidate.directory) if own else None
     if where is not None:
         error.hint = (
@@ -204,15 +235,30 @@ def download_set(
     found = shortlist(replace(config, path=None), host, act=True, published_only=True)
     if found.pinned is None:
         raise missing(found)
-    if config.offline:
-        raise DownloadUnavailableError("offline: nothing may be fetched", resolution=conclude(found, None))
     _hold_to_build(found, build)
-    sets = [item for item in found.sets if filename is None or filename in {file.name for file in item.files}]
     tried: list[Decision] = []
+    sets = [item for item in found.sets if filename is None or _has(item, filename)]
+    if filename is not None and not sets:
+        tried += [Decision(item.source, str(item), Rejected(f"it has no file {filename}")) for item in found.sets]
     chosen = next(first_whole(found, sets, tried), None)
+    if chosen is None and config.offline:
+        hint = prefetch_hint(config, found.host, found.pinned)
+        text = "offline: nothing may be fetched, and the cache has no such set"
+        raise DownloadUnavailableError(text, hint=hint, resolution=conclude(found, None, tried))
     if chosen is None:
         raise missing(found, tried)
-    return conclude(found, chosen, tried)
+    resolution = conclude(found, chosen, tried)
+    for backend, reason in resolution.shortfall:
+        warn(f"{backend} preferred, but {chosen} has none ({reason})")
+    return resolution
+
+
+def _has(item: LibrarySet, filename: str) -> bool:
+    """Whether a set has a file of a name, or the library that goes by this bare name: libllama.so, llama.dll."""
+    from nativeload.resolve.bundle import stem_of
+
+    kind = next((each for each in (".dll", ".dylib", ".so") if each in filename), "")
+    return any(filename == file.name or (stem_of(filename) == file.label and kind in file.name) for file in item.files)
 
 
 def _platform(word: str) -> str:

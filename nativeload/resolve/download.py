@@ -88,7 +88,7 @@ def forbidden() -> str:
     """Return why huggingface_hub itself forbids all traffic; empty where it does not."""
     from huggingface_hub import constants
 
-    return "huggingface_hub is offline (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else ""
+    return "huggingface_hub is offline (HF_HUB_OFFLINE or TRANSFORMERS_OFFLINE)" if constants.HF_HUB_OFFLINE else ""
 
 
 def manifest(pinned: Pinned, origin: Origin, cache: LibraryCache, say: Say) -> Manifest:
@@ -146,7 +146,7 @@ def fetch(chosen: LibrarySet, origin: Origin, cache: LibraryCache, say: Say) -> 
         say(f"fetching {chosen} ({size:,} bytes) from {origin.repo}")
         fetcher = origin.fetcher()
         with sets.staging(cache) as staging, Bar(str(chosen), size) as bar:
-            for file in files:
+            for file in reversed(files):  # what tells the sets apart first: a mirror may lack it
                 with staging.create(file.name) as into:
                     if not _copied(file, os.path.dirname(chosen.directory), into, bar):
                         fetcher.fetch(
@@ -178,7 +178,7 @@ def _refuse_offline(origin: Origin) -> None:
     if (origin.endpoint or "").startswith("file:"):
         return
     if reason := forbidden():
-        raise DownloadUnavailableError(reason)
+        raise DownloadUnavailableError(f"{reason}: nothing may be fetched")
 
 
 class Bar:

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from nativeload.resolve.download import Origin
 
 
+# This package's pinned manifests: the directory is there from the first release that pins a build.
+_SHIPPED = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "manifests")
+
+
 class Offer(Value, kw_only=True):
     """What a manifest offers, and where what is not here may come from."""
 
@@ -54,14 +58,14 @@ def ask(config: NativeLibraryConfig, host: Host, caches: Sequence[LibraryCache],
     try:
         return _asked(config, host, caches, act=act)
     except IntegrityError as error:
-        if act and error.path.startswith(f"{caches[0].root}/"):
+        if act and caches[0].holds(error.path):
             _put_away(caches[0], error)
         raise
 
 
 def _asked(config: NativeLibraryConfig, host: Host, caches: Sequence[LibraryCache], *, act: bool) -> Offer:
     pinned: Pinned | None = None
-    if config.pin or config.lock or config.auto_download:
+    if config.pin or config.lock or config.auto_download or os.path.isdir(_SHIPPED):
         from nativeload import pins
 
         pinned = pins.pinned(config)
@@ -80,7 +84,9 @@ def _asked(config: NativeLibraryConfig, host: Host, caches: Sequence[LibraryCach
     except NetworkError as error:
         from nativeload.resolve.outcome import prefetch_hint
 
-        error.hint = "\n".join(part for part in (error.hint, prefetch_hint(config, host, pinned)) if part)
+        wrong = "Check the repository and the commit: the pinned manifest is not there."
+        ways = wrong if error.status in {404, 410} else prefetch_hint(config, host, pinned)
+        error.hint = "\n".join(part for part in (error.hint, ways) if part)
         raise
     if manifest is None:
         verdict = Unknown(f"manifest {pinned.pin.digest} not here: resolve or import it")
@@ -93,7 +99,18 @@ def _asked(config: NativeLibraryConfig, host: Host, caches: Sequence[LibraryCach
     if not items:
         reason = f"it has nothing for {host.platform}, only for {', '.join(manifest.platforms)}"
         items = (Decision(Source.CACHED, str(pinned.pin), Rejected(reason)),)
+    if not pinned.strict and origin is None and not _has_one(items, host, config, roots):
+        return _remembered(config, host, caches)  # what this release pins is not here: another build may be
     return Offer(items=items, pinned=pinned, origin=origin, aliases=manifest.aliases, why_not_fetched=why)
+
+
+def _has_one(items: Sequence[Bundle | Decision], host: Host, config: NativeLibraryConfig, roots: Sequence[str]) -> bool:
+    """Whether a cache has a set of these bundles that the host can run."""
+    from nativeload.resolve import cached, published
+    from nativeload.resolve.bundle import Bundle
+
+    sets = rank([item for item in items if isinstance(item, Bundle)], host, config).sets
+    return any(cached.located(each, roots) for item in sets for each in (item, published.without_cuda_runtime(item)))
 
 
 def _put_away(cache: LibraryCache, error: IntegrityError) -> None:
@@ -129,9 +146,9 @@ def _remembered(config: NativeLibraryConfig, host: Host, caches: Sequence[Librar
             items.append(Decision(Source.CACHED, str(said.pin), Rejected(error.message)))
             continue
         bundles = published.bundles(manifest, said.pin, host.platform) if manifest else []
-        sets = rank(bundles, host, config).sets
-        if any(cached.located(each, roots) for item in sets for each in (item, published.without_cuda_runtime(item))):
-            return Offer(items=(*items, *bundles), why_not_fetched="no download is allowed", notes=notes)
+        if _has_one(bundles, host, config, roots):
+            why = notes[0] if notes else "no download is allowed"
+            return Offer(items=(*items, *bundles), why_not_fetched=why, notes=notes)
     return Offer(items=tuple(items), notes=notes)
 
 

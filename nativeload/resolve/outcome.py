@@ -29,15 +29,21 @@ if TYPE_CHECKING:
     from nativeload.config import NativeLibraryConfig
     from nativeload.host import Host
     from nativeload.pins import Pinned
-    from nativeload.resolve.shortlist import Shortlist
+    from nativeload.resolve.candidates import Shortlist
 
 _WAYS_ON = (
     "Install a backend package (pip install 'nativeload[cpu]'), or name a library: with_library() or NATIVELOAD_PATH."
 )
-THREE_WAYS = (
-    "Three ways on: a pin (with_pin(pin, repo=, commit=) or NATIVELOAD_PIN), a lock file (with_lock() or "
-    "NATIVELOAD_LOCK), or a backend package (pip install 'nativeload[cpu]')."
-)
+_PACKAGES = {"llama": "pip install 'nativeload[cpu]'", "whisper": "pip install pywhispercpp"}
+
+
+def three_ways(library: str) -> str:
+    """Return what helps where nobody pins a build of a library."""
+    package = f" ({_PACKAGES[library]})" if library in _PACKAGES else ""
+    return (
+        "Three ways on: a pin (with_pin(pin, repo=, commit=) or NATIVELOAD_PIN), a lock file (with_lock() or "
+        f"NATIVELOAD_LOCK), or a backend package{package}."
+    )
 
 
 def conclude(found: Shortlist, chosen: LibrarySet | None, tried: Sequence[Decision] = ()) -> Resolution:
@@ -122,7 +128,7 @@ def missing(found: Shortlist, tried: Sequence[Decision] = (), *, hint: str = "")
         )
     if found.config.auto_download and found.pinned is None and not found.config.path:
         text = f"no usable {resolution.library} library is here, and this release pins no build of it to fetch"
-        return DownloadUnavailableError(text, hint=THREE_WAYS, resolution=resolution)
+        return DownloadUnavailableError(text, hint=three_ways(resolution.library), resolution=resolution)
     return LibraryNotFoundError(resolution, hint=hint or _ways_on(found))
 
 
@@ -148,10 +154,14 @@ def prefetch_hint(config: NativeLibraryConfig, host: Host, pinned: Pinned) -> st
 
     words = ["nativeload", "prefetch", "--library", config.library, "--pin", str(pinned.pin)]
     words += ["--repo", pinned.repo or "REPOSITORY", "--commit", pinned.commit or "COMMIT"]
-    words += ["--endpoint", config.endpoint] if config.endpoint else []
+    if config.endpoint and not config.endpoint.startswith("file:"):
+        from nativeload.cache.fetcher import masked
+
+        words += ["--endpoint", masked(config.endpoint)]
     words += ["--platform", str(host.platform), "--cpu", best_cpu(config, host)]
-    asked = dict(config.wants or ()).get(Backend.CUDA)
-    words += ["--cuda", str(host.nvidia.cuda[0])] if asked and host.nvidia else []
+    cuda = any(gpu.backend is Backend.CUDA for gpu in host.gpus) and host.nvidia
+    if cuda and dict(config.wants or ()).get(Backend.CUDA) is not False:
+        words += ["--cuda", str(cuda.cuda[0])]
     allow = "" if config.auto_download else "Or allow it here: with_auto_download().\n"
     return (
         f"{allow}Where there is a network, run: {shlex.join(words)} --out DIR\n"

@@ -14,9 +14,10 @@ import os
 
 from nativeload.cache import read_regular
 from nativeload.errors import CacheError, ConfigError, IntegrityError, ManifestError
-from nativeload.manifest import Manifest, parse_json
+from nativeload.manifest import Manifest
 from nativeload.resolve import cached, download, published
 from nativeload.resolve.ranking import rank
+from nativeload.strict_json import parse_json
 from nativeload.value import Value
 
 TYPE_CHECKING = False
@@ -160,7 +161,7 @@ def _bring(fetcher: Fetcher, url: str, path: str, declared: tuple[int, str], pro
 def _gone(path: str) -> None:
     try:
         os.unlink(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return
 
 

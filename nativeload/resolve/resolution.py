@@ -23,6 +23,10 @@ NOT_INSTALLED = "named as a backend package, but not installed"
 """The reason against a package that the user named: it is worth a warning wherever something else is used."""
 
 
+CANNOT_FETCH = "cannot be fetched"
+"""The beginning of the reason against a set that a download did not bring."""
+
+
 class Source(Word):
     """Where a set may come from, in order."""
 

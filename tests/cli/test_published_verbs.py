@@ -129,7 +129,9 @@ def test_a_dry_run_prints_the_manifest_and_uploads_nothing(hub: Hub, bundle: Pat
         (["--set", "linux-x86_64=."], "no llama library"),
         (["--set", "windows-x86_64={bundle}"], "made for linux-x86_64, and the set is for windows-x86_64"),
         (["--set", "linux-x86_64={bundle}", "--set", "linux-x86_64={bundle}"], "given twice"),
-        (["--set", "linux-x86_64={bundle}", "--build", "../b7"], "not a plain name"),
+        (["--set", "linux-x86_64={bundle}", "--build", "../b7"], "is no build of llama"),
+        (["--set", "linux-x86_64={bundle}", "--build", "v0.5.0"], "--build b11146 --alias v0.5.0"),
+        (["--set", "linux-x86_64={bundle}", "--library", "whisper", "--build", "b7"], "is no build of whisper"),
         (["--set", "linux-x86_64={bundle}", "--repo", "a/b/c"], "--repo"),
         (["--set", "linux-x86_64={bundle}", "--repo", "a/b", "--endpoint", "ftp://x"], "--endpoint"),
     ],
@@ -213,6 +215,9 @@ def test_prefetch_for_a_recorded_host(published: dict[str, str], hub: Hub, tmp_p
         (["--platform", "linux-x86_64", "--cpu", "zen99"], "zen99"),
         (["--platform", "linux-aarch64", "--cpu", "avx2"], "says nothing about linux-aarch64"),
         (["--offline"], "offline"),
+        (["--no-auto-download"], "switched off"),
+        (["--path", "/lib"], "a path names what is here already"),
+        (["--out", "/dev/null/x"], "Choose another --out"),
         (["--commit", "0" * 40], "is not there"),
     ],
 )
@@ -249,6 +254,15 @@ def test_import_takes_a_pin_or_its_digest(published: dict[str, str], folder: Pat
         assert table["pin"] == pin
         assert all(os.path.isdir(item["directory"]) for item in table["sets"])
         assert all(item["directory"].startswith(str(cache)) for item in table["sets"])
+
+
+def test_import_refuses_two_words_for_one_thing(published: dict[str, str], folder: Path) -> None:
+    """--sha256 and NATIVELOAD_PIN say different pins: which one is meant?"""
+    other = f"b7@sha256:{'0' * 64}"
+    done = nativeload("import", str(folder), "--sha256", published["pin"], NATIVELOAD_PIN=other)
+    assert done.returncode == 2
+    assert other in done.stderr
+    assert published["pin"] in done.stderr
 
 
 @pytest.mark.parametrize("word", ["b7", "0" * 63, "b7@sha256:zz", "0" * 64])

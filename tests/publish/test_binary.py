@@ -322,6 +322,22 @@ def test_sections_that_hold_one_another_are_a_load_error(tmp_path: Path) -> None
         read_binary(made(tmp_path, bytes(data)))
 
 
+def test_a_segment_without_sections_has_to_be_there_too(tmp_path: Path) -> None:
+    """A dylib ends with its symbols, which belong to no section."""
+    data = handmade.macho()
+    size = struct.pack("<4Q", 0, 0x2000, 0, 0x1001)
+    assert data.count(size) == 1
+    with pytest.raises(LoadError, match="truncated: segment '__TEXT'"):
+        read_binary(made(tmp_path, data.replace(size, struct.pack("<4Q", 0, 0x2000, 0, 0x1002))))
+
+
+def test_a_hundred_thousand_load_commands_are_too_many(tmp_path: Path) -> None:
+    count = 100_000
+    header = struct.pack("<8I", 0xFEEDFACF, 0x01000007, 3, handmade.DYLIB, count, 8 * count, 0, 0)
+    with pytest.raises(LoadError, match="it claims 100000"):
+        read_binary(made(tmp_path, header + struct.pack("<2I", 1, 8) * count))
+
+
 @ON_LINUX
 def test_what_is_no_file_is_a_load_error(tmp_path: Path) -> None:
     """A FIFO would wait for ever, a device has no end; none of them is read."""

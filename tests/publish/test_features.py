@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import random
@@ -252,6 +253,54 @@ def test_code_whose_address_stands_in_the_data_may_be_called_by_anybody(build: C
     assert code_features(path) == {"avx", "avx2"}
 
 
+USE = "vzeroupper; 1: ret"  # AVX, and where a jump past it leads
+
+
+@BY_CC
+@pytest.mark.parametrize(
+    ("routine", "needs"),
+    [
+        (f"cmpl $5, level(%rip); jl 1f; {USE}", set()),
+        (f"cmpl $5, level(%rip); jge 1f; {USE}", {"avx"}),
+        (f"cmpl $5, level(%rip); je 1f; {USE}", {"avx"}),  # also where it is less
+        (f"cmpl $5, level(%rip); jg 2f; jmp 1f; 2: {USE}", set()),
+        (f"testb $4, level(%rip); je 1f; {USE}", set()),
+        (f"testb $4, level(%rip); jne 1f; {USE}", {"avx"}),
+        (f"btl $5, level(%rip); jae 1f; {USE}", set()),
+        (f"btl $5, level(%rip); jb 1f; {USE}", {"avx"}),
+        (f"cmpl $5, level(%rip); mov %rdi, %rax; movups (%rax), %xmm0; jl 1f; {USE}", set()),
+        (f"cmpl $5, level(%rip); inc %rdi; jl 1f; {USE}", {"avx"}),  # the jump tests something else
+        # in a register
+        (f"mov level(%rip), %eax; test $4, %al; je 1f; {USE}", set()),
+        (f"mov level(%rip), %eax; 2: dec %edi; jne 2b; cmp $2, %eax; jl 1f; {USE}", set()),
+        (f"mov wish(%rip), %eax; cmp $2, %eax; jl 1f; {USE}", {"avx"}),
+        (f"mov level(%rip), %eax; test %edi, %edi; je 2f; mov %edi, %eax; 2: cmp $2, %eax; jl 1f; {USE}", {"avx"}),
+        (f"mov level(%rip), %eax; call plain@PLT; cmp $2, %eax; jl 1f; {USE}", {"avx"}),
+        (f"mov level(%rip), %ebx; call plain@PLT; cmp $2, %ebx; jl 1f; {USE}", set()),
+        (f"xor %ecx, %ecx; cmp %ecx, level(%rip); je 1f; {USE}", set()),
+        (f"cmp %ecx, level(%rip); je 1f; {USE}", {"avx"}),  # with anything
+        (f"cmp level(%rip), %ecx; je 1f; {USE}", {"avx"}),
+        # other ways to get there
+        (f"test %edi, %edi; jne 2f; cmpl $5, level(%rip); 2: jl 1f; {USE}", {"avx"}),
+        (f"test %edi, %edi; jne 2f; cmpl $5, level(%rip); jl 1f; 2: {USE}", {"avx"}),
+        (f"lea 2f(%rip), %rax; cmpl $5, level(%rip); jl 1f; 2: {USE}", {"avx"}),
+        (f"cmpl $5, level(%rip); jl 1f; call 2f; ret; nop; nop; 2: {USE}", set()),
+        (f"call 2f; cmpl $5, level(%rip); jl 1f; call 2f; ret; 2: {USE}", {"avx"}),
+        ("ret; 1: vzeroupper; jmp 1b", {"avx"}),  # none is known
+        # a switch that nobody sets
+        (f"cmpl $0, never(%rip); je 1f; {USE}", set()),
+        (f"movl $1, never(%rip); cmpl $0, never(%rip); je 1f; {USE}", {"avx"}),
+        (f"lea never(%rip), %rax; cmpl $0, never(%rip); je 1f; {USE}", {"avx"}),
+        # asking
+        ("xor %eax, %eax; cpuid; bt $27, %ecx; jae 1f; xor %ecx, %ecx; xgetbv; 1: ret", set()),
+        ("xor %ecx, %ecx; xgetbv; xor %eax, %eax; cpuid; ret", {"xsave"}),
+    ],
+)
+def test_every_way_to_the_code_has_to_ask(build: Callable[..., Path], routine: str, needs: set[str]) -> None:
+    digest = hashlib.sha256(routine.encode()).hexdigest()[:16]
+    assert code_features(build("features.c", f"lib{digest}.so", f'-DROUTINE="{routine}"')) == needs
+
+
 @BY_CC
 def test_one_use_is_told_for_each_feature(build: Callable[..., Path]) -> None:
     path = build("features.c", "libuses.so", "-DCHECK=1")
@@ -308,6 +357,38 @@ def test_a_jump_table_that_leads_elsewhere_is_refused(tmp_path: Path, first: int
         code_features(made(tmp_path, handmade.pe(data)))
 
 
+def test_code_that_runs_into_a_table_is_refused(tmp_path: Path) -> None:
+    """An instruction whose end the table would be: one of both is not what it seems."""
+    data = switch().replace(b"\xcc" + struct.pack("<2I", 0x1018, 0x101E), b"\xb8" + struct.pack("<2I", 0x1018, 0x101E))
+    with pytest.raises(LoadError, match="undecodable code"):
+        code_features(made(tmp_path, handmade.pe(data)))
+
+
+def test_all_that_read_a_table_lead_to_its_cases(tmp_path: Path) -> None:
+    """Two before it, and one after it: the others by way of the first."""
+    reads = b"\x8b\x8c\x82" + struct.pack("<I", 0x1030) + b"\x48\x01\xd1\xff\xe1"
+    text = (reads + reads + b"\x31\xc0\xc3").ljust(0x30, b"\xcc") + struct.pack("<I", 0x1018) + reads
+    assert read_code(made(tmp_path, handmade.pe(text))).sources == {0x1018: [0x1000], 0x1000: [0x100C, 0x1034]}
+
+
+def test_ten_thousand_tables_are_too_many(tmp_path: Path) -> None:
+    """Each costs a look at all the others."""
+    count = 10_000
+    tables = 0x1000 + 7 * count + 16
+    reads = b"".join(b"\x8b\x8c\x82" + struct.pack("<I", tables + 4 * index) for index in range(count))
+    text = reads + b"\xc3" * 16 + struct.pack("<I", 0x1000) * count
+    with pytest.raises(LoadError, match="too many tables"):
+        code_features(made(tmp_path, handmade.pe(text)))
+
+
+def test_a_dylibs_dispatch_is_not_followed(tmp_path: Path) -> None:
+    """Pointers in Mach-O are encoded, so that code there may be called by ways that are not seen."""
+    code = b"\x0f\xa2\x89\x05" + struct.pack("<i", 0x1000 - 8) + RET  # cpuid; mov [0x2000], eax; ret
+    code += b"\x83\x3d" + struct.pack("<i", 0x1000 - 16) + b"\x05\x7c\x03\xc5\xf8\x77" + RET
+    assert code_features(made(tmp_path, handmade.pe(code))) == set()
+    assert code_features(made(tmp_path, handmade.macho(code))) == {"avx"}
+
+
 def test_clangs_jump_tables_in_a_dylib_are_no_code(tmp_path: Path) -> None:
     """Offsets from the table itself, whose address stands in a register."""
     code = b"\x48\x8d\x0d" + struct.pack("<i", 0x19)  # lea rcx, [table]
@@ -324,6 +405,12 @@ def test_zeros_between_the_functions_of_a_dylib_are_no_code(tmp_path: Path) -> N
     found = read_code(made(tmp_path, handmade.macho(RET.ljust(16, b"\0") + POPCNT + RET)))
     assert list(found.starts) == [0x1000, 0x1010, 0x1015]
     assert code_features(made(tmp_path, handmade.macho(RET.ljust(16, b"\0") + POPCNT + RET))) == {"sse4_2"}
+
+
+def test_a_zero_byte_that_belongs_to_an_instruction_is_code(tmp_path: Path) -> None:
+    """``mov eax, [rax]; add [rax], al`` up to a boundary: there is no end of a function before it."""
+    code = (b"\x8b\x00" * 7 + b"\x00\x00" + POPCNT + RET).ljust(48, b"\x90")
+    assert list(read_code(made(tmp_path, handmade.macho(code))).starts)[6:9] == [0x100C, 0x100E, 0x1010]
 
 
 def test_a_mac_has_sse_4_1(tmp_path: Path) -> None:

@@ -253,11 +253,12 @@ def _root() -> str:
 def test_another_pin_is_another_manifest(config: NativeLibraryConfig, published: Release, hub: Hub) -> None:
     """A digest that the repository does not have is not there; a build that is not the manifest's is refused."""
     digest = published.manifest.pin.digest
-    absent = config.with_pin(f"{BUILD}@sha256:{hashlib.sha256(b'another').hexdigest()}")
+    where = {"repo": REPO, "commit": published.commit}
+    absent = config.with_pin(f"{BUILD}@sha256:{hashlib.sha256(b'another').hexdigest()}", **where)
     with pytest.raises(NetworkError, match="is not there") as caught:
         absent.resolve()
     assert caught.value.status == 404
-    renamed = config.with_pin(f"b9@sha256:{digest}")
+    renamed = config.with_pin(f"b9@sha256:{digest}", **where)
     with pytest.raises(ManifestError, match=f"it describes {BUILD}, and the pin says b9"):
         renamed.resolve()
     other = replace(config, library="whisper")
@@ -357,7 +358,7 @@ def test_a_proxy_and_a_timeout_are_for_these_downloads_alone(published: Release,
     dead = attempt(through(os.environ["DEAD"], os.environ["SECOND"]).resolve)
     say([good.verified, between == before, state() == before, dead])
     """
-    answers = [Answer(body=published.raw), *(Answer(body=_content(name)) for name in NEEDED)]
+    answers = [Answer(body=published.raw), *(Answer(body=_content(name)) for name in reversed(NEEDED))]
     with FaultServer(*answers) as proxy:
         env = _said(published, tmp_path) | {"PROXY": proxy.url, "DEAD": f"http://user:secret@127.0.0.1:{closed_port()}"}
         *good, dead = run(code, **env)
