@@ -1,7 +1,8 @@
 """Which manifest is the one to go by, who says so, and is it at hand?
 
 One rule: a pin comes from the user, else from the lock file the user named, else from this installed package; never
-from a cache, a folder or a server. What those bring is checked against it.
+from a folder or a server. What those bring is checked against it. (A config for which nobody says a pin may use what
+was pinned before and is in the cache: `nativeload.resolve.offers`.)
 
 The package carries ``pins.json`` and the pinned manifests. A lock file is ``{"format": 1, "libraries": {"llama":
 {"pin", "repo", "commit", "manifest": {...}}}}``: the manifest itself stands in it, to be reviewed with it.

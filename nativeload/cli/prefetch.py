@@ -79,9 +79,8 @@ def command(
     manifest = Manifest.parse(raw, pinned.pin, "the pinned manifest")
     targets = [] if everything else _targets(platforms, hosts, config, cuda)
     plain = config.with_avx(None) if platforms else config  # --cpu has gone into the composed hosts
-    sets = []
-    for host in targets:
-        sets += prefetch.sets_for(manifest, pinned, [host], _wishes(plain, host, cuda))
+    chosen = [prefetch.best_set(manifest, pinned, host, _wishes(plain, host, cuda)) for host in targets]
+    sets = list({item.set_id: item for item in chosen}.values())
     done = prefetch.prefetch(raw, pinned, origin, out, sets, everything=everything, say=_say)
     _report(done, pinned, out, as_json=as_json)
 

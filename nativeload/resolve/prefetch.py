@@ -67,25 +67,19 @@ def manifest_for(pinned: Pinned, origin: Origin, cache: LibraryCache) -> bytes:
     return download.manifest_bytes(pinned, origin) if raw is None else raw
 
 
-def sets_for(
-    manifest: Manifest, pinned: Pinned, hosts: Sequence[Host], config: NativeLibraryConfig
-) -> list[LibrarySet]:
-    """Return the best set of a manifest for each host.
+def best_set(manifest: Manifest, pinned: Pinned, host: Host, config: NativeLibraryConfig) -> LibrarySet:
+    """Return the best set of a manifest for a host.
 
     Raises:
-        ConfigError: there is none for one of them; the reasons are in the text.
+        ConfigError: there is none; the reasons are in the text.
     """
-    chosen: dict[str, LibrarySet] = {}
-    for host in hosts:
-        bundles = published.bundles(manifest, pinned.pin, host.platform)
-        ranked = rank(bundles, host, config)
-        if not ranked.sets:
-            have = f"it has {', '.join(manifest.platforms)}"
-            why = "\n".join(f"  {item}" for item in ranked.decisions) if bundles else f"  {have}"
-            raise ConfigError("prefetch", f"{pinned.pin.build} has no set for {host.platform}:\n{why}")
-        best = _with_wished(ranked.sets, config, ranked.decisions)
-        chosen.setdefault(best.set_id, best)
-    return list(chosen.values())
+    bundles = published.bundles(manifest, pinned.pin, host.platform)
+    ranked = rank(bundles, host, config)
+    if not ranked.sets:
+        have = f"  it has {', '.join(manifest.platforms)}"
+        why = "\n".join(f"  {item}" for item in ranked.decisions) if bundles else have
+        raise ConfigError("prefetch", f"{pinned.pin.build} has no set for {host.platform}:\n{why}")
+    return _with_wished(ranked.sets, config, ranked.decisions)
 
 
 def _with_wished(

@@ -200,6 +200,26 @@ def test_prefetch_without_a_target_is_for_this_machine(published: dict[str, str]
     assert table["sets"][0]["platform"] == str(here.platform)
 
 
+def test_a_word_counts_for_the_platforms_it_speaks_of(published: dict[str, str], hub: Hub, tmp_path: Path) -> None:
+    """--cpu avx2 says nothing of a Mac, and --cuda nothing either; one platform it must fit."""
+    words = [
+        "prefetch",
+        *options(published, hub),
+        "--out",
+        str(tmp_path),
+        "--platform",
+        "linux-x86_64",
+        "--cpu",
+        "avx2",
+    ]
+    table = said(*words, "--platform", "linux-x86_64")
+    assert [item["variant"] for item in table["sets"]] == ["linux-x86_64-sse42"]
+    done = nativeload(*words, "--platform", "macos-arm64")
+    assert "has no set for macos-arm64" in done.stderr, "it got as far as that"
+    only = ["prefetch", *options(published, hub), "--out", str(tmp_path), "--platform", "macos-arm64", "--cpu", "avx2"]
+    assert "'avx2' says nothing about macos-arm64" in nativeload(*only).stderr
+
+
 def test_prefetch_for_a_recorded_host(published: dict[str, str], hub: Hub, tmp_path: Path) -> None:
     host = tmp_path / "host.json"
     host.write_text(json.dumps(Host.compose("linux-x86_64").to_dict()))
