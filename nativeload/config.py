@@ -50,6 +50,8 @@ class NativeLibraryConfig(Value):
         commit: the 40-hex commit of that repository.
         cache_dir: where sets, receipts and verdicts are kept (default ``~/.llama-py``).
         shared_caches: directories laid out as a cache that are only read.
+        verify: ``always`` hashes every file on every start; ``stamp`` (default) takes a large one that was hashed before,
+            and is unchanged since, by its stamp.
         python: the command that starts Python for the probe, split like a shell line (default: this Python).
         auto_download: whether a download may be the last source (`with_auto_download`).
         endpoint: where downloads come from: a Hub, or a web server or ``file://`` folder with what `prefetch` wrote.
@@ -76,6 +78,7 @@ class NativeLibraryConfig(Value):
     commit: str | None = None
     cache_dir: str | None = None
     shared_caches: tuple[str, ...] | None = None
+    verify: str | None = None
     python: str | None = None
     auto_download: bool | None = None
     endpoint: str | None = None
@@ -197,6 +200,10 @@ class NativeLibraryConfig(Value):
     def with_shared_cache(self, directory: str | Path) -> NativeLibraryConfig:
         """Look for published sets in this directory too: laid out as a cache, root's or yours, never written."""
         return replace(self, shared_caches=(*(self.shared_caches or ()), os.fspath(directory)))
+
+    def with_verify(self, how: str) -> NativeLibraryConfig:
+        """Hash every file on every start (``always``), or take large ones by their stamp (``stamp``, the default)."""
+        return replace(self, verify=how)
 
     def with_python(self, command: str | None) -> NativeLibraryConfig:
         """Start the probe's Python with this command, split like a shell line."""

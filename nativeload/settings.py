@@ -164,6 +164,13 @@ def seconds_word(word: str) -> float:
     return seconds
 
 
+def verify_word(word: str) -> str:
+    """Return how files are verified: ``stamp`` or ``always``."""
+    if word not in {"stamp", "always"}:
+        raise ConfigError("verify", f"{word!r} is neither stamp nor always")
+    return word
+
+
 def check_want(backend: Backend, want: object) -> None:
     """Refuse what cannot be said of a backend.
 
@@ -219,6 +226,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str, Callable[[str], Any]]] = {
     "commit": (("NATIVELOAD_COMMIT",), "commit", commit_word),
     "cache_dir": (("NATIVELOAD_CACHE",), "cache", path_word),
     "shared_caches": (("NATIVELOAD_SHARED_CACHE",), "shared_cache", paths_word),
+    "verify": (("NATIVELOAD_VERIFY",), "verify", verify_word),
     "python": (("NATIVELOAD_PYTHON",), "python", command_word),
     "auto_download": (("NATIVELOAD_AUTO_DOWNLOAD",), "auto_download", flag_word),
     "endpoint": (("NATIVELOAD_ENDPOINT", "HF_ENDPOINT"), "endpoint", endpoint_word),
@@ -277,6 +285,7 @@ FIELDS: dict[str, Callable[[Any], Any]] = {
     "shared_caches": _several("shared_caches", _checked_path),
     "endpoint": endpoint_word,
     "proxy": proxy_word,
+    "verify": verify_word,
     "python": command_word,
     "auto_download": _checked_flag,
     "timeout": lambda seconds: seconds_word(str(seconds)),

@@ -69,6 +69,7 @@ CALLS: dict[str, tuple[str, tuple[object, ...], dict[str, object], dict[str, obj
     ),
     "a backend package": ("with_backend_package", ("My_Backend",), {}, {"packages": ("my-backend",)}),
     "a lock file": ("with_lock", ("/a/nativeload.lock",), {}, {"lock": "/a/nativeload.lock"}),
+    "verify": ("with_verify", ("always",), {}, {"verify": "always"}),
     "a shared cache": ("with_shared_cache", ("/opt/llama-py",), {}, {"shared_caches": ("/opt/llama-py",)}),
     "a pin": (
         "with_pin",
@@ -309,6 +310,10 @@ def test_several_survive_pickling() -> None:
         {"endpoint": "ftp://a"},
         {"endpoint": "https://a b"},
         {"shared_caches": "/a"},
+        {"verify": "never"},
+        {"proxy": 123},
+        {"timeout": 1e300},
+        {"endpoint": "http://h:99999"},
         {"python": Path("/usr/bin/python3")},
         {"python": "python 'x"},
         {"python": " "},

@@ -40,6 +40,7 @@ WORDS: dict[str, tuple[str, Any, str, Any]] = {
     "commit": (COMMIT, COMMIT, "a" * 40, "a" * 40),
     "cache_dir": ("/var/a", "/var/a", "/var/b", "/var/b"),
     "shared_caches": (f"/a{os.pathsep}/b", ("/a", "/b"), "/c", ("/c",)),
+    "verify": ("always", "always", "stamp", "stamp"),
     "python": ("qemu-x86_64 python3", "qemu-x86_64 python3", "python3 -I", "python3 -I"),
     "auto_download": ("yes", True, "off", False),
     "endpoint": ("https://a.example", "https://a.example", "https://b.example", "https://b.example"),
@@ -59,6 +60,8 @@ WRONG = {
     "repo": "a/b/c",
     "commit": "main",
     "endpoint": "ftp://a.example",
+    "verify": "never",
+    "proxy": "http://",
     "auto_download": "si",
     "timeout": "soon",
     "offline": "nein",
@@ -129,7 +132,7 @@ def test_an_empty_variable_says_nothing(field: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_options_without_a_wrong_word_take_any_text() -> None:
-    free = {"search_directories", "lock", "cache_dir", "shared_caches", "python", "proxy"}
+    free = {"search_directories", "lock", "cache_dir", "shared_caches", "python"}
     assert set(settings.OPTIONS) == set(WRONG) | free
 
 

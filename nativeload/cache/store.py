@@ -235,12 +235,13 @@ class LibraryCache(Value):
                 raise CacheError(os.path.join(folder, name), error.strerror or str(error)) from error
         return sum(not name.startswith(".") for name in names)
 
-    def digest(self, path: str, *, keep: bool = True) -> tuple[str, Stamp]:
+    def digest(self, path: str, *, keep: bool = True, always: bool = False) -> tuple[str, Stamp]:
         """Return a file's sha256 and stamp: hashed now, or from its receipt if it is large and unchanged since.
 
         Args:
             path: the file.
             keep: whether to write a receipt.
+            always: whether to hash it whatever a receipt says.
 
         Raises:
             OSError: the file cannot be read.
@@ -252,7 +253,7 @@ class LibraryCache(Value):
             return sha256_of(path)
         key = _receipt_key(path)
         receipt = self.read("receipts", key)
-        if receipt and receipt.get("stamp") == stamp.words() and is_sha256(receipt.get("sha256", "")):
+        if receipt and not always and receipt.get("stamp") == stamp.words() and is_sha256(receipt.get("sha256", "")):
             return receipt["sha256"], stamp
         digest, stamp = sha256_of(path)
         if keep and time.time_ns() - stamp.ctime_ns >= _SETTLED:

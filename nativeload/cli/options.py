@@ -37,6 +37,7 @@ _OPTIONS = {
     "--timeout": ("timeout", "Seconds to connect, and that a download may stall."),
     "--cache": ("cache_dir", "Where sets, receipts and probe verdicts are kept (default ~/.llama-py)."),
     "--shared-cache": ("shared_caches", "Directories laid out as a cache that are only read (a path list)."),
+    "--verify": ("verify", "always: hash every file on every start; stamp: large ones by their stamp."),
     "--python": ("python", "Command that starts Python for the probe."),
 }
 _SWITCHES = {

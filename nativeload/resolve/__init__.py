@@ -50,8 +50,14 @@ _MIRROR = "The repository lacks this file. Is it a mirror? Prefetch into it for 
 _NEWEST_CUDA = 99  # what a composed driver supports where any CUDA will do
 
 
-def verify(chosen: LibrarySet, cache: LibraryCache, *, keep: bool = True) -> LibrarySet:
-    """Hash a set's files and hold them against what was declared; ``keep`` receipts of the large ones.
+def verify(chosen: LibrarySet, cache: LibraryCache, *, keep: bool = True, always: bool = False) -> LibrarySet:
+    """Hash a set's files and hold them against what was declared.
+
+    Args:
+        chosen: the set.
+        cache: where receipts of large files are.
+        keep: whether to write receipts.
+        always: whether to hash large files too that have one.
 
     Raises:
         IntegrityError: a file is not the declared one. Final: nothing else is tried.
@@ -59,15 +65,15 @@ def verify(chosen: LibrarySet, cache: LibraryCache, *, keep: bool = True) -> Lib
     """
     others = [file for file in chosen.files if file != chosen.main]
     whole = in_parallel(
-        lambda file: _verified(file, cache, keep=keep), [*others, chosen.main]
+        lambda file: _verified(file, cache, keep=keep, always=always), [*others, chosen.main]
     )  # the largest is begun first
     verified = {file.path: file for file in whole}
     return replace(chosen, files=tuple(verified[file.path] for file in chosen.files))
 
 
-def _verified(file: LibraryFile, cache: LibraryCache, *, keep: bool) -> LibraryFile:
+def _verified(file: LibraryFile, cache: LibraryCache, *, keep: bool, always: bool) -> LibraryFile:
     try:
-        actual, stamp = cache.digest(file.path, keep=keep)
+        actual, stamp = cache.digest(file.path, keep=keep, always=always)
     except OSError as error:
         raise LoadError(file.path, error.strerror or str(error)) from error
     if file.declared is not None and actual != file.declared:
@@ -126,7 +132,7 @@ def first_whole(
 
 def _whole(candidate: LibrarySet, found: Shortlist, *, act: bool) -> LibrarySet:
     if candidate.pin is None:
-        return verify(candidate, found.cache, keep=act)
+        return verify(candidate, found.cache, keep=act, always=found.config.verify == "always")
     if candidate.source is Source.DOWNLOAD:
         if not act or found.origin is None:
             return candidate
@@ -175,7 +181,7 @@ def _published(candidate: LibrarySet, found: Shortlist, *, keep: bool) -> Librar
     if not sets.is_there(candidate.directory, names, shared=not found.cache.holds(candidate.directory)):
         raise LoadError(candidate.directory, "gone since it was looked for")
     try:
-        return verify(candidate, found.cache, keep=keep)
+        return verify(candidate, found.cache, keep=keep, always=found.config.verify == "always")
     except LoadError as error:
         if isinstance(error.__cause__, OSError) and not sets.is_damage(error.__cause__):
             raise CacheError(error.path, error.reason) from error

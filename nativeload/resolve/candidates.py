@@ -223,9 +223,9 @@ def _cuda_runtime(item: LibrarySet, gpu: LibraryFile, decisions: list[Decision])
     names = cuda_runtime.wanted(gpu.wants or _wants(gpu))
     if not names:
         return ""
-    found = cuda_runtime.find(names)
-    if found is None:
-        return cuda_runtime.why_not(names)
+    found = cuda_runtime.search(names)
+    if isinstance(found, str):
+        return found
     verdict = Accepted(f"CUDA {found.major} runtime from {found.place}")
     decisions.append(Decision(item.source, f"{item.origin}: {gpu.name}", verdict))
     return found

@@ -75,14 +75,14 @@ def _read(name: str) -> tuple[str, int] | None:
     return (part, int(numbers[0])) if len(numbers[0]) <= _MOST_DIGITS else None
 
 
-def find(
+def search(
     names: Sequence[str],
     *,
     path: Sequence[str] | None = None,
     mapped: Iterable[str] | None = None,
     env: Mapping[str, str] | None = None,
-) -> CudaRuntime | None:
-    """Find the first place that has all of the runtime; None where there is none, or where none is wanted.
+) -> CudaRuntime | str:
+    """Return the first place that has all of the runtime, or in one line why none has: what is missing, what brings it.
 
     Args:
         names: the names that a CUDA backend wants.
@@ -90,29 +90,6 @@ def find(
         mapped: the files mapped into this process; read from it where none are given.
         env: the environment to take LD_LIBRARY_PATH from; this process's by default.
     """
-    found = _search(names, path, mapped, env)
-    return found if isinstance(found, CudaRuntime) else None
-
-
-def why_not(
-    names: Sequence[str],
-    *,
-    path: Sequence[str] | None = None,
-    mapped: Iterable[str] | None = None,
-    env: Mapping[str, str] | None = None,
-) -> str:
-    """Say in one line why `find` finds nothing: what is missing, and what to install; empty where it does find."""
-    found = _search(names, path, mapped, env)
-    return found if isinstance(found, str) else ""
-
-
-def _search(
-    names: Sequence[str],
-    path: Sequence[str] | None,
-    mapped: Iterable[str] | None,
-    env: Mapping[str, str] | None,
-) -> CudaRuntime | str:
-    """Return the runtime, or why there is none."""
     from nativeload.host.notes import one_line
 
     asked, major = wanted(names), major_of(names)

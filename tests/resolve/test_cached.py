@@ -374,6 +374,26 @@ def test_a_large_file_goes_by_its_stamp_and_is_hashed_when_that_moves(
     assert hashed == ["libllama.so"]
 
 
+def test_who_asks_for_it_has_every_file_hashed_every_time(
+    published: Release, config: NativeLibraryConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a large one whose receipt says that it was hashed and has not changed."""
+    monkeypatch.setattr(store, "HASH_ALWAYS_BELOW", 1)
+    monkeypatch.setattr(store, "_SETTLED", 0)
+    config.resolve()
+    hashed: list[str] = []
+
+    def sha256_of(path: str) -> tuple[str, Stamp]:
+        hashed.append(path)
+        return digests.sha256_of(path)
+
+    monkeypatch.setattr(store, "sha256_of", sha256_of)
+    config.resolve()
+    assert hashed == []
+    config.with_verify("always").resolve()
+    assert len(hashed) == len(NEEDED)
+
+
 def test_a_plan_keeps_no_receipts(
     cached: LibrarySet, config: NativeLibraryConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

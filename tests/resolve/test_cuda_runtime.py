@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nativeload import needs
-from nativeload.resolve.cuda_runtime import CudaRuntime, find, major_of, wanted, why_not
+from nativeload.resolve.cuda_runtime import CudaRuntime, major_of, wanted
 from nativeload.variant import Role
 from tests.resolve.conftest import SitePackages, sha
+from tests.resolve.cuda_words import find, why_not
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -426,7 +427,7 @@ def test_cublas_is_opened_with_the_lt_beside_it(toolkit: Path, tmp_path: Path) -
 
 
 def run(code: str, *arguments: object) -> str:
-    prelude = "import ctypes, json, sys\nfrom nativeload.resolve.cuda_runtime import find\n"
+    prelude = "import ctypes, json, sys\nfrom nativeload.resolve.cuda_runtime import search as find\n"
     environ = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
     ended = subprocess.run(
         [sys.executable, "-c", prelude + dedent(code), *map(str, arguments)],

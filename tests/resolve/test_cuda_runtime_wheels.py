@@ -16,7 +16,8 @@ import pytest
 from nativeload import needs
 from nativeload.elf import read_elf
 from nativeload.needs import find_library
-from nativeload.resolve.cuda_runtime import find, major_of, wanted, why_not
+from nativeload.resolve.cuda_runtime import major_of, wanted
+from tests.resolve.cuda_words import find, why_not
 from tests.scenarios import ROOT, STUB_LINUX, WHY_NOT
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def test_one_wheel_of_two_is_no_runtime(
 
 PRELOAD = """
     import ctypes, json, os, sys
-    from nativeload.resolve.cuda_runtime import find
+    from nativeload.resolve.cuda_runtime import search as find
     base, backend, folder, control, *names = sys.argv[1:]
     ctypes.CDLL(base)
     def attempt():
@@ -157,7 +158,7 @@ def test_both_majors_share_a_process(binaries: Path) -> None:
     """A process that has CUDA 12, as PyTorch may bring it, takes CUDA 13 beside it: the names differ."""
     code = """
         import ctypes, json, sys
-        from nativeload.resolve.cuda_runtime import find
+        from nativeload.resolve.cuda_runtime import search as find
         places, versions = [], []
         for major, folder in zip((12, 13), sys.argv[1:]):
             names = (f"libcudart.so.{major}",)

@@ -98,10 +98,10 @@ def test_a_machine_in_trouble_is_no_fault_of_the_set(
     assert good is not None
     real = LibraryCache.digest
 
-    def fail(self: LibraryCache, path: str, *, keep: bool = True) -> object:
+    def fail(self: LibraryCache, path: str, **how: bool) -> object:
         if path.endswith("libllama.so"):
             raise OSError(number, os.strerror(number))
-        return real(self, path, keep=keep)
+        return real(self, path, **how)
 
     with monkeypatch.context() as broken:
         broken.setattr(LibraryCache, "digest", fail)
