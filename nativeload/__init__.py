@@ -7,7 +7,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from nativeload.config import NativeLibraryConfig, NativeLibraryConfigs
+    from nativeload.config import NativeLibraryConfig
+    from nativeload.configs import NativeLibraryConfigs
     from nativeload.errors import (
         AlreadyLoadedError,
         BackendUnavailableError,
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
-    "config": ("NativeLibraryConfig", "NativeLibraryConfigs"),
+    "config": ("NativeLibraryConfig",),
+    "configs": ("NativeLibraryConfigs",),
     "errors": (
         "AlreadyLoadedError",
         "BackendUnavailableError",

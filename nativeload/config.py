@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any, Literal
 
+    from nativeload.configs import NativeLibraryConfigs
     from nativeload.host import Host
     from nativeload.loading import LoadedLibrary
     from nativeload.resolve.resolution import LibrarySet, Resolution
@@ -50,8 +51,7 @@ class NativeLibraryConfig(Value):
         commit: the 40-hex commit of that repository.
         cache_dir: where sets, receipts and verdicts are kept (default ``~/.llama-py``).
         shared_caches: directories laid out as a cache that are only read.
-        verify: ``always`` hashes every file on every start; ``stamp`` (default) takes a large one that was hashed before,
-            and is unchanged since, by its stamp.
+        verify: ``always`` hashes every file on every start; ``stamp`` (default) takes large ones by their stamp.
         python: the command that starts Python for the probe, split like a shell line (default: this Python).
         auto_download: whether a download may be the last source (`with_auto_download`).
         endpoint: where downloads come from: a Hub, or a web server or ``file://`` folder with what `prefetch` wrote.
@@ -202,7 +202,7 @@ class NativeLibraryConfig(Value):
         return replace(self, shared_caches=(*(self.shared_caches or ()), os.fspath(directory)))
 
     def with_verify(self, how: str) -> NativeLibraryConfig:
-        """Hash every file on every start (``always``), or take large ones by their stamp (``stamp``, the default)."""
+        """Hash every file on every start (``always``), or take large unchanged ones by their stamp (``stamp``)."""
         return replace(self, verify=how)
 
     def with_python(self, command: str | None) -> NativeLibraryConfig:
@@ -255,6 +255,8 @@ class NativeLibraryConfig(Value):
     @classmethod
     def all(cls, *libraries: str) -> NativeLibraryConfigs:
         """Return the configs of several libraries (default: all), on which each ``with_*`` acts at once."""
+        from nativeload.configs import NativeLibraryConfigs
+
         return NativeLibraryConfigs(tuple(cls(name) for name in libraries or LIBRARIES))
 
     def settled(self) -> NativeLibraryConfig:
@@ -379,27 +381,3 @@ class NativeLibraryConfig(Value):
     ) -> Resolution:
         """Fetch the best published set for this machine into the cache: `download_native_library` without wishes."""
         return self.download_native_library(cache_dir=cache_dir, endpoint=endpoint, proxy=proxy, timeout=timeout)
-
-
-class NativeLibraryConfigs(Value):
-    """Several configs at once: every ``with_*`` acts on each of them."""
-
-    configs: tuple[NativeLibraryConfig, ...]
-
-    def __getattr__(self, name: str) -> Callable[..., NativeLibraryConfigs]:
-        if not name.startswith("with_") or not hasattr(NativeLibraryConfig, name):
-            raise AttributeError(name)
-        return lambda *args, **kwargs: NativeLibraryConfigs(
-            tuple(getattr(config, name)(*args, **kwargs) for config in self.configs)
-        )
-
-    def __getitem__(self, library: str) -> NativeLibraryConfig:
-        for config in self.configs:
-            if config.library == library:
-                return config
-        raise KeyError(library)
-
-    def for_each(self, action: Callable[[NativeLibraryConfig], object]) -> None:
-        """Call an action with each config."""
-        for config in self.configs:
-            action(config)

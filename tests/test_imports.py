@@ -63,6 +63,7 @@ ALLOWED: dict[str, set[str]] = {
     "nativeload.requirement": _WORDS,
     "nativeload.strict_json": _VALUES,
     "nativeload.manifest": _WORDS | {"nativeload.cpu_variants", "nativeload.requirement", "nativeload.strict_json"},
+    "nativeload.configs": _VALUES | {"nativeload.config"},
     "nativeload.cache": _WORDS | {"nativeload.requirement", "nativeload.manifest"},
     "nativeload.elf": _VALUES,
     "nativeload.needs": _VALUES | {"nativeload.elf", "nativeload.mapped"},

@@ -1,8 +1,9 @@
 """Which instructions are in a file's x86-64 code, and how does control get from one to another?
 
-One rule: code is decoded from the first byte of each executable section to its last. What is skipped are the jump
-tables that MSVC and Apple's clang put between functions: an instruction names each, and each of its entries leads back
-into code shortly before it. A byte that is neither is a LoadError.
+One rule: code is decoded from the first byte of each executable section to its last, and every jump in it leads to an
+instruction. Skipped are the jump tables that MSVC and Apple's clang put between functions (an instruction names each,
+and each of its entries leads to one shortly before it) and the zeros that Apple's linker pads with. A byte that is none
+of these is a LoadError. Where published files have an unwind table, every function it lists begins with an instruction.
 """
 
 from __future__ import annotations

@@ -366,7 +366,7 @@ def test_urls_that_name_no_file_here_are_refused(url: str) -> None:
 def test_a_missing_file_is_said(tmp_path: Path) -> None:
     with pytest.raises(NetworkError, match="No such file or directory") as caught:
         _take((tmp_path / "absent").as_uri())
-    assert caught.value.status is None
+    assert caught.value.status == 404
 
 
 def test_a_file_that_may_not_be_read_is_said(tmp_path: Path) -> None:

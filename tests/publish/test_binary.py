@@ -331,6 +331,22 @@ def test_a_segment_without_sections_has_to_be_there_too(tmp_path: Path) -> None:
         read_binary(made(tmp_path, data.replace(size, struct.pack("<4Q", 0, 0x2000, 0, 0x1002))))
 
 
+@pytest.mark.parametrize("size", [0, 7, 8000, 0xFFFFFFFF])
+def test_a_load_command_of_a_false_size_is_a_load_error(tmp_path: Path, size: int) -> None:
+    data = bytearray(handmade.macho())
+    data[36:40] = struct.pack("<I", size)
+    with pytest.raises(LoadError, match="load commands do not fit"):
+        read_binary(made(tmp_path, bytes(data)))
+
+
+@pytest.mark.parametrize("size", [0, 32, 63])
+def test_section_headers_that_are_too_short_are_a_load_error(tmp_path: Path, size: int) -> None:
+    data = bytearray(handmade.elf({".text": b"\xc3"}))
+    data[58:60] = struct.pack("<H", size)
+    with pytest.raises(LoadError, match="section headers are too short"):
+        read_binary(made(tmp_path, bytes(data)))
+
+
 def test_a_hundred_thousand_load_commands_are_too_many(tmp_path: Path) -> None:
     count = 100_000
     header = struct.pack("<8I", 0xFEEDFACF, 0x01000007, 3, handmade.DYLIB, count, 8 * count, 0, 0)
