@@ -136,7 +136,7 @@ def test_a_cuda_library_of_windows_wants_cublas_and_no_driver(binaries: Path) ->
 @pytest.mark.parametrize("name", BUNDLES)
 def test_lief_reads_the_same_names(binaries: Path, name: str) -> None:
     """Another reader as the judge: of sound files it says the same."""
-    lief = pytest.importorskip("lief")
+    import lief
     lief.logging.disable()
     for path in libraries(binaries, name):
         facts = read_binary(path)
