@@ -211,7 +211,7 @@ def test_an_older_processor_fetches_its_own_backend_alone(
 TARGETS = {
     "linux-x86_64": (["--platform", "linux-x86_64", "--cpu", "sse42"], "linux-x86_64-sse42"),
     "linux-aarch64": (["--platform", "linux-aarch64"], "linux-aarch64-armv8.0_1"),
-    "windows-x86_64": (["--platform", "windows-x86_64", "--cuda", "13"], "windows-x86_64-cuda13-x64"),
+    "windows-x86_64": (["--platform", "windows-x86_64", "--cuda", "13"], "windows-x86_64-cuda13-sse42"),
     "macos-arm64": (["--platform", "macos-arm64"], "macos-arm64-metal-apple_m1"),
 }
 NO_NETWORK = ("unshare", "-n") if os.geteuid() == 0 else ("unshare", "-rn")

@@ -22,6 +22,9 @@ _LEAST: dict[str, str] = {
     AvxLevel.AVX2: "haswell",
     AvxLevel.AVX512: "skylakex",
 }
+# What every machine of a platform has. Windows 11 24H2 does not start without SSE4.2 and POPCNT, and is the oldest that
+# Microsoft supports in general; the first Mac with Apple's processor is an M1.
+_BASELINES = {Platform.MACOS_ARM64: "apple_m1", Platform.WINDOWS_X86_64: "sse42"}
 _NEWEST_MINOR = 99  # a composed driver supports every minor version of its CUDA major
 
 
@@ -30,14 +33,14 @@ def facts(platform: Platform, *, cpu: str | None, cuda: int | None) -> dict[str,
 
     Args:
         platform: what it runs.
-        cpu: a level or a variant's name; None is the baseline (on Apple silicon the M1).
+        cpu: a level or a variant's name; None is the least of the platform.
         cuda: a CUDA major that its NVIDIA driver supports; None has no such card.
 
     Raises:
         ConfigError: the CPU word says nothing about this platform, or it has no such CUDA.
     """
     table = cpu_variants.variants(platform)
-    word = cpu_variants.check_ceiling(cpu) if cpu else ("apple_m1" if platform is Platform.MACOS_ARM64 else "")
+    word = cpu_variants.check_ceiling(cpu) if cpu else _BASELINES.get(platform, "")
     cpu_variants.allowed(word or None, platform)  # refuses a word of another processor family
     needs = table.get(_LEAST.get(word, word), frozenset())
     if cuda is not None and (platform.startswith("macos") or not 10 <= cuda <= 99):  # noqa: PLR2004 - two-digit majors

@@ -160,6 +160,9 @@ def _requirements(file: LibraryFile, said: BinaryFacts) -> list[Requirement]:
     needs: list[Requirement] = []
     if file.role is Role.CPU:
         needs += _proven(file, said)
+    elif said.platform.is_x86:  # the baseline, as a rule; one build of libllama for Windows uses POPCNT unasked
+        used = sorted(features.code_features(file.path))
+        needs += [Requirement("x86_64", feature, "on") for feature in used]
     if said.glibc:
         needs.append(Requirement("libc", "glibc_lower_bound", said.glibc))
     if said.macos:

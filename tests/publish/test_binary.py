@@ -137,6 +137,7 @@ def test_a_cuda_library_of_windows_wants_cublas_and_no_driver(binaries: Path) ->
 def test_lief_reads_the_same_names(binaries: Path, name: str) -> None:
     """Another reader as the judge: of sound files it says the same."""
     import lief
+
     lief.logging.disable()
     for path in libraries(binaries, name):
         facts = read_binary(path)

@@ -180,6 +180,10 @@ TABLE: dict[str, tuple[Host, dict[str, Any], str | None, str]] = {
     "Windows with CUDA has fewer CPU variants": (
         nvidia("590.44", "RTX 4090", platform=WINDOWS, cpu="zen4"), {}, "windows-x86_64-cuda13-icelake", "",
     ),
+    "Windows with CUDA on a processor without POPCNT: that build uses it unasked": (
+        nvidia("590.44", "RTX 4090", platform=WINDOWS, cpu="x64"), {}, "windows-x86_64-x64",
+        "llama.cuda.v0.4.0.dll needs sse4_2, which this CPU lacks",
+    ),
     "Windows and an old driver": (
         nvidia("550.54", "RTX 4090", platform=WINDOWS, cpu="haswell"), {}, "windows-x86_64-haswell", "up to 12.4",
     ),
