@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 _USED = (
     "path",
     "wants",
-    "cpu",
     "pin",
     "lock",
     "repo",
@@ -41,6 +40,9 @@ _USED = (
 @click.option("--library", type=click.Choice(LIBRARIES), default="llama", show_default=True, help="What it is of.")
 @click.option(
     "--platform", "platforms", multiple=True, type=click.Choice(list(Platform)), help="Repeat it for several."
+)
+@click.option(
+    "--cpu", help="What their processors have at least: none, avx, avx2, avx512, or a variant. [NATIVELOAD_CPU]"
 )
 @click.option("--cuda", type=click.IntRange(10, 99), help="The CUDA major that the targets' NVIDIA driver supports.")
 @click.option(

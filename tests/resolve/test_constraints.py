@@ -458,6 +458,21 @@ def test_what_this_release_pins_is_what_a_download_brings(
     assert config.resolve().to_dict()["source"] == "installed"
 
 
+@pytest.mark.usefixtures("site")
+def test_what_this_release_pins_is_planned_where_nothing_may_be_fetched(
+    published: Release, hub: Hub, ship: Callable[[Release], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest is in the wheel: what is here of it serves, and the trace says what would be fetched."""
+    kept = ship(published)
+    monkeypatch.setattr("nativeload.resolve.offers._SHIPPED", str(kept.parent))
+    bare = NativeLibraryConfig()
+    assert bare.plan(WITHOUT_GPU).chosen is None
+    bare.with_auto_download(endpoint=hub.url).resolve()
+    hub.stop()
+    assert bare.plan().to_dict()["source"] == "cached"
+    assert bare.plan().to_dict()["build"] == BUILD
+
+
 def test_a_damaged_package_of_ours_is_an_error(published: Release, hub: Hub, ship: Callable[[Release], Path]) -> None:
     kept = ship(published)
     kept.write_bytes(published.raw.replace(b"llama", b"evil1", 1))
