@@ -325,7 +325,7 @@ def _hold_to_wishes(result: LoadedLibrary, found: Shortlist, attempt: _Attempt) 
         if item.verdict.reason.startswith(CANNOT_FETCH)
     )
     for note in (*found.notes, *unfetched):
-        warn(f"{note}; {result.chosen} is used")
+        warn(f"{result.chosen} is used: {note}")
     lacking = [backend for backend in preferred(found.config) if backend not in have]
     if lacking and len(lacking) == len(preferred(found.config)):
         why: dict[str, str] = {**dict(result.resolution.shortfall), **attempt.gpus}

@@ -116,4 +116,4 @@ def test_a_package_that_was_named_and_is_not_there_is_one_warning(tmp_path: Path
     """
     failed, (message,) = run(code)
     assert not failed
-    assert message.startswith("backend package my-fast-llama: named as a backend package, but not installed; ")
+    assert message.endswith(" is used: backend package my-fast-llama: named as a backend package, but not installed")

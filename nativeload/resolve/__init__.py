@@ -221,6 +221,8 @@ def resolve(config: NativeLibraryConfig) -> Resolution:
     chosen, tried = _best(found, act=True)
     if chosen is None:
         raise missing(found, tried)
+    for note in found.notes:
+        warn(f"{chosen} is used: {note}")
     return conclude(found, chosen, tried)
 
 

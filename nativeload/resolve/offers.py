@@ -130,10 +130,14 @@ def _remembered(config: NativeLibraryConfig, host: Host, caches: Sequence[Librar
     """Return the newest build of which a set for this host is in a cache, where nothing is pinned."""
     items: list[Bundle | Decision] = []
     notes: tuple[str, ...] = ()
+    why = "no download is allowed"
     if config.auto_download:
         why = "offline" if config.offline else f"this release pins no build of {config.library}"
         items.append(Decision(Source.DOWNLOAD, config.library, Rejected(f"{why}: nothing says what to fetch")))
-        notes = (f"auto_download is on, and {why}: nothing can be fetched",)
+    if config.auto_download and not config.offline:
+        from nativeload.resolve.outcome import three_ways
+
+        notes = (f"auto_download is on, and {why}: nothing can be fetched. {three_ways(config.library)}",)
     roots = [cache.root for cache in caches if cache.root is not None]
     if not any(os.path.isdir(os.path.join(root, "pins")) for root in roots):
         return Offer(items=tuple(items), notes=notes)
@@ -147,7 +151,6 @@ def _remembered(config: NativeLibraryConfig, host: Host, caches: Sequence[Librar
             continue
         bundles = published.bundles(manifest, said.pin, host.platform) if manifest else []
         if _has_one(bundles, host, config, roots):
-            why = notes[0] if notes else "no download is allowed"
             return Offer(items=(*items, *bundles), why_not_fetched=why, notes=notes)
     return Offer(items=tuple(items), notes=notes)
 

@@ -20,6 +20,7 @@ from nativeload.errors import (
     IntegrityError,
     LibraryNotFoundError,
     ManifestError,
+    PreferenceWarning,
 )
 from nativeload.host import Host
 from nativeload.resolve import installed
@@ -358,7 +359,8 @@ def test_a_download_of_nothing_in_particular_names_three_ways(site: SitePackages
     for way in ("with_pin(", "NATIVELOAD_PIN", "with_lock(", "NATIVELOAD_LOCK", "pip install 'nativeload[cpu]'"):
         assert way in caught.value.hint
     site.add("xllamacpp", "1.0", XLLAMACPP)
-    found = config.resolve()
+    with pytest.warns(PreferenceWarning, match=r"xllamacpp 1\.0 is used: .*pins no build .* Three ways on: a pin .*"):
+        found = config.resolve()
     assert found.to_dict()["source"] == "installed"
     assert any(item.source is Source.DOWNLOAD and isinstance(item.verdict, Rejected) for item in found.decisions)
     assert hub.requests == []
