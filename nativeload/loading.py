@@ -25,9 +25,9 @@ from nativeload.log import warn
 from nativeload.mapped import mapped_files, refuse_clash
 from nativeload.opening import Device, devices, open_set
 from nativeload.probe import Check, Verdict, probe
-from nativeload.resolve import Shortlist, conclude, first_whole, missing, shortlist, verify
+from nativeload.resolve import Shortlist, conclude, first_whole, missing, shortlist, unfetched, verify
 from nativeload.resolve.ranking import preferred, required
-from nativeload.resolve.resolution import CANNOT_FETCH, Decision, LibrarySet, Rejected, Resolution, Source
+from nativeload.resolve.resolution import Decision, LibrarySet, Rejected, Resolution, Source
 from nativeload.value import Value, replace
 from nativeload.variant import Role
 
@@ -319,16 +319,12 @@ def _hold_to_wishes(result: LoadedLibrary, found: Shortlist, attempt: _Attempt) 
         if backend not in have:
             reason = f"{backend} is required, and no {backend} device was registered after loading"
             raise BackendUnavailableError(backend, result.path, reason, resolution=result.resolution)
-    unfetched = (
-        f"{item.candidate} {item.verdict.reason}"
-        for item in attempt.decisions
-        if item.verdict.reason.startswith(CANNOT_FETCH)
-    )
-    for note in (*found.notes, *unfetched):
+    for note in (*found.notes, *unfetched(attempt.decisions)):
         warn(f"{result.chosen} is used: {note}")
     lacking = [backend for backend in preferred(found.config) if backend not in have]
     if lacking and len(lacking) == len(preferred(found.config)):
         why: dict[str, str] = {**dict(result.resolution.shortfall), **attempt.gpus}
+        why |= {each: note for each in lacking for note in unfetched(attempt.decisions) if f"[{each} " in note}
         reasons = "; ".join(
             f"{backend}: {why.get(backend, f'the library registered no {backend} device')}" for backend in lacking
         )

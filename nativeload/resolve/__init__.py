@@ -42,6 +42,7 @@ __all__ = [
     "plan",
     "resolve",
     "shortlist",
+    "unfetched",
     "verify",
 ]
 
@@ -221,9 +222,16 @@ def resolve(config: NativeLibraryConfig) -> Resolution:
     chosen, tried = _best(found, act=True)
     if chosen is None:
         raise missing(found, tried)
-    for note in found.notes:
+    for note in (*found.notes, *unfetched(tried)):
         warn(f"{chosen} is used: {note}")
     return conclude(found, chosen, tried)
+
+
+def unfetched(tried: Sequence[Decision]) -> Iterator[str]:
+    """Yield what was to be fetched and could not be, with the reason."""
+    for item in tried:
+        if item.verdict.reason.startswith(CANNOT_FETCH):
+            yield f"{item.candidate} {item.verdict.reason}"
 
 
 def download_set(
@@ -256,6 +264,8 @@ def download_set(
     if chosen is None:
         raise missing(found, tried)
     resolution = conclude(found, chosen, tried)
+    for note in unfetched(tried):
+        warn(f"{chosen} is used: {note}")
     for backend, reason in resolution.shortfall:
         warn(f"{backend} preferred, but {chosen} has none ({reason})")
     return resolution
