@@ -104,6 +104,11 @@ class NetworkError(NativeLoadError):
         super().__init__(f"{url}: {reason}", hint=hint)
         self.url, self.reason, self.status = url, reason, status
 
+    @property
+    def lacking(self) -> bool:
+        """Whether the other side is there and says that it has no such file."""
+        return self.status in {404, 410}
+
 
 class DownloadUnavailableError(NativeLoadError):
     """A download was asked for and cannot be begun: no pin says what to fetch, or it is forbidden.

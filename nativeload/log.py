@@ -27,6 +27,11 @@ def warn(text: str) -> None:
     warnings.warn(text, PreferenceWarning, stacklevel=depth + 1)
 
 
+def teller(callback: Callable[[int, str], None] | None) -> Callable[[str], None]:
+    """Return what hands on the lines of the loader's own work, as `emit` does."""
+    return lambda line: emit(callback, "nativeload", INFO, line)
+
+
 def emit(callback: Callable[[int, str], None] | None, name: str, level: int, line: str) -> None:
     """Hand one line on: to the callback, else to the logger ``name`` (``nativeload``, ``nativeload.llama``)."""
     if callback is not None:

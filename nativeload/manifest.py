@@ -31,6 +31,11 @@ _WORD = frozenset("abcdefghijklmnopqrstuvwxyz0123456789._-")
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{name}{digit}" for name in ("com", "lpt") for digit in range(10))}
 
 
+def manifest_path(digest: str) -> str:
+    """Return where a repository, a cache and this package keep the manifest of this digest."""
+    return f"manifests/{digest}.json"
+
+
 class Pin(Value):
     """One line that fixes every byte of every platform: ``<build>@sha256:<digest of the manifest>``."""
 

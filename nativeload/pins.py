@@ -14,7 +14,7 @@ import os
 
 from nativeload.cache.digests import read_regular
 from nativeload.errors import ConfigError, ManifestError
-from nativeload.manifest import Pin, canonical
+from nativeload.manifest import Pin, canonical, manifest_path
 from nativeload.strict_json import parse_json
 from nativeload.value import Value, replace
 
@@ -106,7 +106,7 @@ def shipped(library: str, package: str | None = None) -> Pinned | None:
     if (entry := libraries.get(library)) is None:
         return None
     found = _entry(entry, path, strict=False, has_manifest=False)
-    kept = os.path.join(folder, "manifests", f"{found.pin.digest}.json")
+    kept = os.path.join(folder, manifest_path(found.pin.digest))
     return replace(found, origin="this release", manifest=_read(kept, _DAMAGED))
 
 

@@ -16,7 +16,7 @@ import stat
 from nativeload.cache.digests import read_regular
 from nativeload.cache.store import ANOTHER_CACHE, check_directory, sync_directory
 from nativeload.errors import CacheError, IntegrityError
-from nativeload.manifest import SIZE_LIMIT
+from nativeload.manifest import SIZE_LIMIT, manifest_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from nativeload.cache.store import LibraryCache
 
 LOCK_TIMEOUT = 600.0  # seconds to wait for another process, then the work is done without the lock
+_MAKE_ROOM = "Free some space (nativeload cache gc), or choose another cache: NATIVELOAD_CACHE."
 _ID_DIGITS = 16
 _ATTEMPTS = 3
 _DAMAGE = {None, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EINVAL}
@@ -225,7 +226,7 @@ def read_manifest(root: str, digest: str) -> bytes | None:
     Raises:
         CacheError: it is there, and this process cannot read it now.
     """
-    path = os.path.join(root, "manifests", f"{digest}.json")
+    path = os.path.join(root, manifest_path(digest))
     try:
         return read_regular(path, SIZE_LIMIT + 1)
     except OSError as error:
@@ -241,7 +242,7 @@ def keep_manifest(cache: LibraryCache, digest: str, raw: bytes) -> None:
         CacheError: it cannot be written.
     """
     try:
-        cache.replace("manifests", f"{digest}.json", raw, durable=True)
+        cache.replace(*os.path.split(manifest_path(digest)), raw, durable=True)
     except OSError as error:
         raise not_writable(cache.root or "", error) from error
 
@@ -281,7 +282,7 @@ def not_writable(path: str, error: OSError) -> CacheError:
     """Say what a failed write to the cache means for the user."""
     hint = ANOTHER_CACHE
     if error.errno in {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}:
-        hint = "Free some space (nativeload cache gc), or choose another cache: NATIVELOAD_CACHE."
+        hint = _MAKE_ROOM
     return CacheError(path, error.strerror or str(error), hint=hint)
 
 
@@ -296,5 +297,4 @@ def need_space(cache: LibraryCache, needed: int) -> None:
     place = cache.folder("tmp")
     facts = os.statvfs(place)
     if facts.f_blocks and needed > (free := facts.f_bavail * facts.f_frsize):
-        hint = "Free some space (nativeload cache gc), or choose another cache: NATIVELOAD_CACHE."
-        raise CacheError(place, f"{needed:,} bytes are needed, and {free:,} are free", hint=hint)
+        raise CacheError(place, f"{needed:,} bytes are needed, and {free:,} are free", hint=_MAKE_ROOM)

@@ -13,7 +13,7 @@ import time
 from nativeload.cache.digests import sha256_of
 from nativeload.cache.sets import is_there, quarantine, read_manifest, remove_tree, set_path
 from nativeload.errors import CacheError, IntegrityError, ManifestError, UnsafeCacheError
-from nativeload.manifest import Pin, read
+from nativeload.manifest import Pin, manifest_path, read
 from nativeload.value import Value
 from nativeload.variant import LIBRARIES, build_order
 
@@ -277,7 +277,7 @@ def _remove_orphans(cache: LibraryCache, before: float) -> int:
         if os.path.isdir(os.path.join(root, name.partition("-")[0], pin.build)):
             named.add(f"{pin.digest}.json")
         else:
-            _unlink(os.path.join(root, "manifests", f"{pin.digest}.json"))
+            _unlink(os.path.join(root, manifest_path(pin.digest)))
             count += _unlink(os.path.join(root, "pins", name))
     for name in _names(os.path.join(root, "manifests")):  # its set may be on the way
         if name not in named and _written(path := os.path.join(root, "manifests", name)) < before:

@@ -7,6 +7,7 @@ anybody needs to fetch them.
 from __future__ import annotations
 
 from nativeload.errors import NetworkError
+from nativeload.manifest import manifest_path
 from nativeload.value import Value
 
 TYPE_CHECKING = False
@@ -48,7 +49,7 @@ def upload(manifest: Manifest, files: Mapping[str, str], repo: str, *, endpoint:
     api = HfApi(endpoint=endpoint, library_name="nativeload")
     where = f"{api.endpoint}/{repo}"
     operations = [CommitOperationAdd(path, source) for path, source in files.items()]
-    operations.append(CommitOperationAdd(f"manifests/{manifest.pin.digest}.json", manifest.to_bytes()))
+    operations.append(CommitOperationAdd(manifest_path(manifest.pin.digest), manifest.to_bytes()))
     try:
         parent = _head(api, repo)
         done = api.create_commit(

@@ -10,9 +10,9 @@ import os
 
 from nativeload.errors import ConfigError, DownloadUnavailableError, IntegrityError, LoadError, NetworkError
 from nativeload.host import Host
-from nativeload.log import warn
+from nativeload.log import teller, warn
 from nativeload.resolve.candidates import Shortlist, shortlist
-from nativeload.resolve.outcome import conclude, missing, prefetch_hint
+from nativeload.resolve.outcome import conclude, missing, prefetch_hint, tell_ways
 from nativeload.resolve.resolution import (
     CANNOT_FETCH,
     Decision,
@@ -46,7 +46,6 @@ __all__ = [
     "verify",
 ]
 
-_NOT_THERE = (404, 410)
 _MIRROR = "The repository lacks this file. Is it a mirror? Prefetch into it for this machine too, or everything: --all."
 _NEWEST_CUDA = 99  # what a composed driver supports where any CUDA will do
 
@@ -121,7 +120,7 @@ def first_whole(
             tried.append(Decision(candidate.source, str(candidate), Rejected(f"{error.path}: {error.reason}")))
             continue
         except NetworkError as error:
-            failed, down = failed or error, error.status not in _NOT_THERE
+            failed, down = failed or error, not error.lacking
             reason = f"{CANNOT_FETCH}: {error.url.rpartition('/')[2]}: {error.reason}"
             tried.append(Decision(candidate.source, str(candidate), Rejected(reason)))
             continue
@@ -148,21 +147,14 @@ def _whole(candidate: LibrarySet, found: Shortlist, *, act: bool) -> LibrarySet:
 
 
 def _fetch(candidate: LibrarySet, found: Shortlist) -> None:
-    from nativeload import log
     from nativeload.resolve import cached, download
 
     if found.origin is None or found.pinned is None:  # no set is of the source `download` then
         raise LoadError(candidate.directory, "nothing may be fetched")
     try:
-        download.fetch(
-            candidate,
-            found.origin,
-            found.cache,
-            lambda line: log.emit(found.config.log_callback, "nativeload", log.INFO, line),
-        )
+        download.fetch(candidate, found.origin, found.cache, teller(found.config.log_callback))
     except NetworkError as error:
-        ways = _MIRROR if error.status in _NOT_THERE else prefetch_hint(found.config, found.host, found.pinned)
-        error.hint = "\n".join(part for part in (error.hint, ways) if part)
+        tell_ways(error, _MIRROR, found.config, found.host, found.pinned)
         raise
     except DownloadUnavailableError as error:
         raise DownloadUnavailableError(

@@ -10,7 +10,7 @@ import os
 
 from nativeload.cache.sets import keep_manifest, read_manifest
 from nativeload.errors import ManifestError
-from nativeload.manifest import Manifest, Pin
+from nativeload.manifest import Manifest, Pin, manifest_path
 from nativeload.resolve.published import in_place
 from nativeload.variant import build_order
 
@@ -40,7 +40,7 @@ def manifest_bytes(pinned: Pinned, roots: Sequence[str]) -> tuple[bytes | None, 
         return pinned.manifest, pinned.origin
     for root in roots:
         if (raw := read_manifest(root, pinned.pin.digest)) is not None:
-            return raw, os.path.join(root, "manifests", f"{pinned.pin.digest}.json")
+            return raw, os.path.join(root, manifest_path(pinned.pin.digest))
     return None, ""
 
 

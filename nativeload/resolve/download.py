@@ -15,7 +15,7 @@ import sys
 
 from nativeload.cache import sets
 from nativeload.errors import DownloadUnavailableError, IntegrityError, NetworkError
-from nativeload.manifest import SIZE_LIMIT, Manifest
+from nativeload.manifest import SIZE_LIMIT, Manifest, manifest_path
 from nativeload.resolve.published import own_files
 from nativeload.value import Value
 
@@ -123,11 +123,6 @@ def manifest_bytes(pinned: Pinned, origin: Origin) -> bytes:
     url = origin.url(manifest_path(pinned.pin.digest))
     origin.fetcher().fetch(url, into, size=None, sha256=pinned.pin.digest, limit=SIZE_LIMIT)
     return into.getvalue()
-
-
-def manifest_path(digest: str) -> str:
-    """Return where a repository keeps the manifest of this digest."""
-    return f"manifests/{digest}.json"
 
 
 def fetch(chosen: LibrarySet, origin: Origin, cache: LibraryCache, say: Say) -> None:

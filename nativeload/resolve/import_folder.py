@@ -12,7 +12,7 @@ import os
 from nativeload.cache import read_regular
 from nativeload.cache.sets import is_there, keep_manifest, quarantine
 from nativeload.errors import ConfigError, IntegrityError, LoadError
-from nativeload.manifest import SIZE_LIMIT, Manifest, Pin, read
+from nativeload.manifest import SIZE_LIMIT, Manifest, Pin, manifest_path, read
 from nativeload.resolve import cached, download, published
 from nativeload.resolve.prefetch import noted, sets_path
 from nativeload.resolve.ranking import rank
@@ -42,7 +42,7 @@ def pin_of(folder: str, digest: str) -> Pin:
         ManifestError: it cannot be read.
     """
     pin = Pin("?", digest)
-    path = os.path.join(os.path.abspath(folder), _origin_of(folder, pin).path(download.manifest_path(digest)))
+    path = os.path.join(os.path.abspath(folder), _origin_of(folder, pin).path(manifest_path(digest)))
     raw = _read(path)
     if (actual := hashlib.sha256(raw).hexdigest()) != digest:
         raise IntegrityError(path, expected=f"sha256 {digest}", actual=f"sha256 {actual}")
@@ -67,7 +67,7 @@ def import_folder(
     """
     origin = _origin_of(folder, pinned.pin)
     base = os.path.join(os.path.abspath(folder), origin.path(""))
-    raw = _read(os.path.join(base, download.manifest_path(pinned.pin.digest)))
+    raw = _read(os.path.join(base, manifest_path(pinned.pin.digest)))
     manifest = Manifest.parse(raw, pinned.pin, folder)
     if manifest.library != config.library:
         raise ConfigError("--library", f"the folder holds {manifest.library}, and {config.library} was asked for")
@@ -106,7 +106,7 @@ def _origin_of(folder: str, pin: Pin) -> Origin:
     import glob
     import pathlib
 
-    name = download.manifest_path(pin.digest)
+    name = manifest_path(pin.digest)
     root = os.path.abspath(folder)
     for depth in ("*/*", "*"):
         for path in sorted(glob.glob(f"{glob.escape(root)}/{depth}/resolve/{'[0-9a-f]' * 40}/{name}")):

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # This package's pinned manifests: the directory is there from the first release that pins a build.
 _SHIPPED = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "manifests")
 
+_WRONG_PLACE = "Check the repository and the commit: the pinned manifest is not there."
+
 
 class Offer(Value, kw_only=True):
     """What a manifest offers, and where what is not here may come from."""
@@ -75,18 +77,19 @@ def _asked(config: NativeLibraryConfig, host: Host, caches: Sequence[LibraryCach
         return _remembered(config, host, caches)
     from nativeload.resolve import cached, published
 
-    roots = [cache.root for cache in caches if cache.root is not None]
+    roots = _roots(caches)
     origin, why = _origin(config, pinned, caches[0])
     try:
         manifest = cached.manifest_of(pinned, roots)
         if manifest is None and origin is not None and act:
-            manifest = _fetched_manifest(config, pinned, origin, caches[0])
-    except NetworkError as error:
-        from nativeload.resolve.outcome import prefetch_hint
+            from nativeload.log import teller
+            from nativeload.resolve import download
 
-        wrong = "Check the repository and the commit: the pinned manifest is not there."
-        ways = wrong if error.status in {404, 410} else prefetch_hint(config, host, pinned)
-        error.hint = "\n".join(part for part in (error.hint, ways) if part)
+            manifest = download.manifest(pinned, origin, caches[0], teller(config.log_callback))
+    except NetworkError as error:
+        from nativeload.resolve.outcome import tell_ways
+
+        tell_ways(error, _WRONG_PLACE, config, host, pinned)
         raise
     if manifest is None:
         verdict = Unknown(f"manifest {pinned.pin.digest} not here: resolve or import it")
@@ -102,6 +105,10 @@ def _asked(config: NativeLibraryConfig, host: Host, caches: Sequence[LibraryCach
     if not pinned.strict and origin is None and not _has_one(items, host, config, roots):
         return _remembered(config, host, caches)  # what this release pins is not here: another build may be
     return Offer(items=items, pinned=pinned, origin=origin, aliases=manifest.aliases, why_not_fetched=why)
+
+
+def _roots(caches: Sequence[LibraryCache]) -> list[str]:
+    return [cache.root for cache in caches if cache.root is not None]
 
 
 def _has_one(items: Sequence[Bundle | Decision], host: Host, config: NativeLibraryConfig, roots: Sequence[str]) -> bool:
@@ -138,7 +145,7 @@ def _remembered(config: NativeLibraryConfig, host: Host, caches: Sequence[Librar
         from nativeload.resolve.outcome import three_ways
 
         notes = (f"auto_download is on, and {why}: nothing can be fetched. {three_ways(config.library)}",)
-    roots = [cache.root for cache in caches if cache.root is not None]
+    roots = _roots(caches)
     if not any(os.path.isdir(os.path.join(root, "pins")) for root in roots):
         return Offer(items=tuple(items), notes=notes)
     from nativeload.resolve import cached, published
@@ -172,15 +179,6 @@ def _origin(config: NativeLibraryConfig, pinned: Pinned, cache: LibraryCache) ->
     ), ""
 
 
-def _fetched_manifest(config: NativeLibraryConfig, pinned: Pinned, origin: Origin, cache: LibraryCache) -> Manifest:
-    from nativeload import log
-    from nativeload.resolve import download
-
-    return download.manifest(
-        pinned, origin, cache, lambda line: log.emit(config.log_callback, "nativeload", log.INFO, line)
-    )
-
-
 def placed(
     item: LibrarySet, offer: Offer, caches: Sequence[LibraryCache], decisions: list[Decision]
 ) -> Iterator[LibrarySet]:
@@ -191,7 +189,7 @@ def placed(
     from nativeload.resolve import cached
     from nativeload.resolve.published import in_place
 
-    roots = [cache.root for cache in caches if cache.root is not None]
+    roots = _roots(caches)
     if (there := cached.located(item, roots)) is not None:
         yield there
     elif offer.origin is not None:

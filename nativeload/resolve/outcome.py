@@ -10,6 +10,7 @@ from nativeload.errors import (
     DownloadUnavailableError,
     LibraryNotFoundError,
     NativeLoadError,
+    NetworkError,
 )
 from nativeload.resolve.ranking import passed_over, preferred
 from nativeload.resolve.resolution import (
@@ -167,6 +168,12 @@ def prefetch_hint(config: NativeLibraryConfig, host: Host, pinned: Pinned) -> st
         f"{allow}Where there is a network, run: {shlex.join(words)} --out DIR\n"
         f"Then carry DIR here and run: nativeload import DIR --sha256 {pinned.pin}"
     )
+
+
+def tell_ways(error: NetworkError, lacking: str, config: NativeLibraryConfig, host: Host, pinned: Pinned) -> None:
+    """Add to a failed fetch what helps: the text for a repository that lacks the file, else the prefetch lines."""
+    ways = lacking if error.lacking else prefetch_hint(config, host, pinned)
+    error.hint = "\n".join(part for part in (error.hint, ways) if part)
 
 
 def best_cpu(config: NativeLibraryConfig, host: Host) -> str:

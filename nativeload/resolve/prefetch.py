@@ -14,7 +14,7 @@ import os
 
 from nativeload.cache import read_regular
 from nativeload.errors import CacheError, ConfigError, IntegrityError, ManifestError
-from nativeload.manifest import Manifest
+from nativeload.manifest import Manifest, manifest_path
 from nativeload.resolve import cached, download, published
 from nativeload.resolve.ranking import rank
 from nativeload.strict_json import parse_json
@@ -23,6 +23,7 @@ from nativeload.value import Value
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from typing import BinaryIO
 
     from nativeload.cache import LibraryCache
     from nativeload.cache.fetcher import Fetcher
@@ -123,7 +124,8 @@ def prefetch(
             new = _bring(fetcher, origin.url(path), os.path.join(base, path), (size, digest), bar.add)
             counts[new] += size
             say(f"{'fetched' if new else 'present'} {path} ({size:,} bytes)")
-    _write(os.path.join(base, download.manifest_path(pinned.pin.digest)), raw)
+    with _whole(os.path.join(base, manifest_path(pinned.pin.digest))) as into:
+        into.write(raw)
     _note_sets(os.path.join(base, sets_path(pinned.pin.digest)), sets)
     return Prefetched(sets=tuple(sets), fetched=counts[True], present=counts[False])
 
@@ -139,16 +141,8 @@ def _bring(fetcher: Fetcher, url: str, path: str, declared: tuple[int, str], pro
             return False
     except (OSError, IntegrityError):  # it is not there, is no file, or another prefetch puts it in place right now
         pass
-    temporary = f"{path}.{os.urandom(4).hex()}.part"
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(temporary, "xb") as into:
-            fetcher.fetch(url, into, size=size, sha256=digest, progress=progress)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise CacheError(path, error.strerror or str(error), hint="Choose another --out.") from error
-    finally:
-        _gone(temporary)
+    with _whole(path) as into:
+        fetcher.fetch(url, into, size=size, sha256=digest, progress=progress)
     return True
 
 
@@ -159,12 +153,14 @@ def _gone(path: str) -> None:
         return
 
 
-def _write(path: str, data: bytes) -> None:
+@contextlib.contextmanager
+def _whole(path: str) -> Iterator[BinaryIO]:
+    """Open a file that appears under its name once it is written, and not at all where that fails."""
     temporary = f"{path}.{os.urandom(4).hex()}.part"
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         with open(temporary, "xb") as into:
-            into.write(data)
+            yield into
         os.replace(temporary, path)
     except OSError as error:
         raise CacheError(path, error.strerror or str(error), hint="Choose another --out.") from error
@@ -179,7 +175,8 @@ def _note_sets(path: str, sets: Iterable[LibrarySet]) -> None:
     with _alone(os.path.dirname(path)):
         known = {frozenset(item): item for item in noted(path)}
         known |= {frozenset(names): names for item in sets if (names := sorted(file.remote for file in item.files))}
-        _write(path, (json.dumps({"sets": sorted(known.values())}, indent=1) + "\n").encode())
+        with _whole(path) as into:
+            into.write((json.dumps({"sets": sorted(known.values())}, indent=1) + "\n").encode())
 
 
 @contextlib.contextmanager
