@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 REPO = "nativeload/llama-test"
 BUILD = "b11146"
+CORE = ("libggml-base.so", "libggml.so", "libllama.so")
+"""The core of a build for Linux."""
 
 
 class Release:

@@ -67,12 +67,6 @@ def _client_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     (tmp_path / "big").write_bytes(BIG)
 
 
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    with Hub(tmp_path / "hub") as one:
-        yield one
-
-
 def client(hub: Hub, code: str, **given: str) -> Any:
     """Run the real client against a Hub, in the test's directory, where the file `big` is."""
     return run(CLIENT + code, HUB=hub.url, GIVEN=json.dumps(given))

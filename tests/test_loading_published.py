@@ -12,9 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from nativeload.cli import cli
-from tests.cache.fault_server import forget_network_settings
-from tests.hub import Hub
-from tests.releases import BUILD, REPO, Release, release
+from tests.releases import BUILD, CORE, REPO, Release, release
 from tests.resolve.conftest import SitePackages
 from tests.scenarios import (
     STUB_LINUX,
@@ -30,14 +28,15 @@ from tests.scenarios import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
     from typing import Any
+
+    from tests.hub import Hub
 
     Build = Callable[..., Path]
 
 pytestmark = pytest.mark.skipif(not STUB_LINUX, reason=WHY_NOT)
 
-CORE = ("libggml-base.so", "libggml.so", "libllama.so")
 BEST = "libggml-cpu-sse42.so"  # of two: x64 and sse42, which every x86-64 of this century runs
 NEEDED = (*CORE, BEST)
 
@@ -54,17 +53,6 @@ LOAD = """
     socket.socket().close()
     say({**said, "sockets": sockets, "control": len(counted), "modules": modules})
 """
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    forget_network_settings(monkeypatch)
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    with Hub(tmp_path / "hub") as made:
-        yield made
 
 
 def _bundle(build: Build, folder: Path, modules: Mapping[str, Path] | None = None) -> Path:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-    import pytest
 
 # Signs nothing but these tests: CN "nativeload tests", localhost and 127.0.0.1, 2020 to 2120.
 _KEY = (
@@ -251,13 +250,6 @@ def write_certificate(folder: Path) -> Path:
     path = folder / "certificate.pem"
     path.write_text(CERTIFICATE_PEM)
     return path
-
-
-def forget_network_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take out of the environment what would lead requests elsewhere than a test's own server."""
-    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy", "requests_ca_bundle", "curl_ca_bundle", "netrc"):
-        for spelled in (name, name.upper()):
-            monkeypatch.delenv(spelled, raising=False)
 
 
 def closed_port() -> int:

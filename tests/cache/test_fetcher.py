@@ -19,7 +19,7 @@ import pytest
 from nativeload.cache.fetch_http import HttpFetcher
 from nativeload.cache.fetcher import MANIFEST_LIMIT, Fetcher, FolderFetcher, fetcher_for, masked
 from nativeload.errors import CacheError, ConfigError, IntegrityError, NetworkError
-from tests.cache.fault_server import Answer, FaultServer, forget_network_settings
+from tests.cache.fault_server import Answer, FaultServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,11 +30,6 @@ if TYPE_CHECKING:
 BODY = bytes(range(256)) * 1000
 DIGEST = hashlib.sha256(BODY).hexdigest()
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 256000\n"
-
-
-@pytest.fixture(autouse=True)
-def _no_network_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    forget_network_settings(monkeypatch)
 
 
 @pytest.fixture(params=["http", "file"])

@@ -23,23 +23,21 @@ from nativeload.host import Host
 from nativeload.manifest import canonical
 from nativeload.resolve import installed
 from nativeload.resolve.resolution import Rejected, Source, Unknown
-from tests.cache.fault_server import forget_network_settings
-from tests.hub import Hub
-from tests.releases import BUILD, REPO, Release, release
+from tests.releases import BUILD, CORE, REPO, Release, release
 from tests.scenarios import STUB_LINUX, WHY_NOT, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
     from nativeload.cache import Stamp
     from nativeload.resolve.resolution import LibrarySet
+    from tests.hub import Hub
 
     Listing = dict[str, tuple[int, ...]]
 
 pytestmark = pytest.mark.skipif(not STUB_LINUX, reason=WHY_NOT)
 
-CORE = ("libggml-base.so", "libggml.so", "libllama.so")
 NEEDED = (*CORE, "libggml-cpu-sse42.so")
 SIZE = 4096  # bytes of every file
 NOBODY = 65534
@@ -57,21 +55,10 @@ def _release(path: Path, build: str = BUILD, platform: str = "linux-x86_64", *, 
     return release({platform: path}, build=build)
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    forget_network_settings(monkeypatch)
-
-
 @pytest.fixture
 def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """No distribution is found, and every module can still be imported."""
     monkeypatch.setattr(installed, "_site_directories", list)
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    with Hub(tmp_path / "hub") as made:
-        yield made
 
 
 @pytest.fixture

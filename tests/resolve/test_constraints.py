@@ -26,21 +26,19 @@ from nativeload.host import Host
 from nativeload.resolve import installed
 from nativeload.resolve.resolution import Rejected, Source, Unknown
 from nativeload.variant import Backend
-from tests.cache.fault_server import forget_network_settings
-from tests.hub import Hub
-from tests.releases import BUILD, REPO, Release, release
+from tests.releases import BUILD, CORE, REPO, Release, release
 from tests.scenarios import STUB_LINUX, WHY_NOT, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
     from nativeload.resolve.resolution import Resolution
+    from tests.hub import Hub
     from tests.resolve.conftest import SitePackages
 
 pytestmark = pytest.mark.skipif(not STUB_LINUX, reason=WHY_NOT)
 
-CORE = ("libggml-base.so", "libggml.so", "libllama.so")
 XLLAMACPP = {"xllamacpp/xllamacpp.abi3.so": b"library"}
 CUDA_RUNTIME = ("libcudart.so.13", "libcublasLt.so.13", "libcublas.so.13")
 WITHOUT_GPU = Host.compose("linux-x86_64", cpu="avx2")
@@ -54,22 +52,11 @@ def _folder(path: Path, *names: str) -> Path:
     return path
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    forget_network_settings(monkeypatch)
-
-
 @pytest.fixture
 def site(site: SitePackages, monkeypatch: pytest.MonkeyPatch) -> SitePackages:
     """The only place where distributions are found; modules come from where they always do."""
     monkeypatch.setattr(installed, "_site_directories", lambda: [str(site.root)])
     return site
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    with Hub(tmp_path / "hub") as made:
-        yield made
 
 
 @pytest.fixture

@@ -25,20 +25,19 @@ from nativeload.errors import (
 )
 from nativeload.resolve.resolution import Source
 from nativeload.value import replace
-from tests.cache.fault_server import Answer, FaultServer, black_hole, closed_port, forget_network_settings
+from tests.cache.fault_server import Answer, FaultServer, black_hole, closed_port
 from tests.hub import Hub
-from tests.releases import BUILD, REPO, Release, release
+from tests.releases import BUILD, CORE, REPO, Release, release
 from tests.scenarios import STUB_LINUX, WHY_NOT, run
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
     from nativeload.resolve.resolution import Resolution
 
 pytestmark = pytest.mark.skipif(not STUB_LINUX, reason=WHY_NOT)
 
-CORE = ("libggml-base.so", "libggml.so", "libllama.so")
 NEEDED = (*CORE, "libggml-cpu-sse42.so")  # of a machine that has SSE 4.2: every x86-64 of this century
 SIZE = 4096  # bytes of every file: a wrong one cannot be told by its size
 WINDOWS = ("ggml-base.dll", "ggml.dll", "llama.dll", "ggml-cpu-x64.dll", "ggml-cpu-haswell.dll")
@@ -55,17 +54,6 @@ def _folder(path: Path, *names: str, size: int = SIZE) -> Path:
     for name in names:
         (path / name).write_bytes(_content(name, size))
     return path
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    forget_network_settings(monkeypatch)
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    with Hub(tmp_path / "hub") as made:
-        yield made
 
 
 @pytest.fixture

@@ -34,9 +34,7 @@ from nativeload.pins import Pinned
 from nativeload.resolve import missing, prefetch, shortlist
 from nativeload.resolve.download import Origin
 from nativeload.resolve.resolution import Source
-from tests.cache.fault_server import forget_network_settings
-from tests.hub import Hub
-from tests.releases import BUILD, REPO, Release, release
+from tests.releases import BUILD, CORE, REPO, Release, release
 from tests.scenarios import ROOT, STUB_LINUX, WHY_NOT
 
 if TYPE_CHECKING:
@@ -45,18 +43,14 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
+    from tests.hub import Hub
+
 pytestmark = pytest.mark.skipif(not STUB_LINUX, reason=WHY_NOT)
 
-CORE = ("libggml-base.so", "libggml.so", "libllama.so")
 LINUX = (*CORE, "libggml-cpu-x64.so", "libggml-cpu-sse42.so", "libggml-cpu-zen4.so")
 WINDOWS = ("ggml-base.dll", "ggml.dll", "llama.dll", "ggml-cpu-x64.dll", "ggml-cpu-haswell.dll")
 SIZE = 4096  # bytes of every file
 RECORDED = ROOT / "tests" / "host" / "recorded"
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    forget_network_settings(monkeypatch)
 
 
 def _folder(path: Path, *names: str) -> Path:
@@ -64,12 +58,6 @@ def _folder(path: Path, *names: str) -> Path:
     for name in names:
         (path / name).write_bytes((f"{path.name} {name} ".encode() * SIZE)[:SIZE])
     return path
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    with Hub(tmp_path / "hub") as made:
-        yield made
 
 
 @pytest.fixture

@@ -19,13 +19,13 @@ from nativeload.resolve.ranking import preferred, rank, required, wanted
 from nativeload.resolve.resolution import Decision, LibraryFile, Rejected, Source
 from nativeload.value import replace
 from nativeload.variant import Backend, Role
+from tests.releases import CORE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 RECORDED = Path(__file__).parents[1] / "host" / "recorded"
-CORE = ("libggml-base.so", "libggml.so", "libllama.so")
 PLAIN = NativeLibraryConfig()
 DRIVERS = {
     Backend.CUDA: "libggml-cuda.so",

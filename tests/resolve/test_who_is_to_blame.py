@@ -16,31 +16,19 @@ from nativeload.config import NativeLibraryConfig
 from nativeload.errors import CacheError, IntegrityError, NetworkError, PreferenceWarning
 from nativeload.resolve.resolution import LibraryFile
 from nativeload.variant import Role
-from tests.cache.fault_server import closed_port, forget_network_settings
-from tests.hub import Hub
-from tests.releases import REPO, Release, release
+from tests.cache.fault_server import closed_port
+from tests.releases import CORE, REPO, Release, release
 from tests.scenarios import STUB_LINUX, WHY_NOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from nativeload.resolve.resolution import LibrarySet
+    from tests.hub import Hub
 
 pytestmark = pytest.mark.skipif(not STUB_LINUX, reason=WHY_NOT)
 
-CORE = ("libggml-base.so", "libggml.so", "libllama.so")
 CPUS = ("libggml-cpu-x64.so", "libggml-cpu-sse42.so")
-
-
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    forget_network_settings(monkeypatch)
-
-
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    with Hub(tmp_path / "hub") as made:
-        yield made
 
 
 @pytest.fixture
