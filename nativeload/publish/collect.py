@@ -14,9 +14,9 @@ from nativeload.errors import ConfigError, LoadError
 from nativeload.manifest import Artifact, Manifest
 from nativeload.publish import binary, fatbin, features
 from nativeload.requirement import Requirement
-from nativeload.resolve.bundle import classify, has_library
+from nativeload.resolve.bundle import CORE_ORDER, classify, has_library
 from nativeload.resolve.cuda_runtime import major_of
-from nativeload.value import Value
+from nativeload.value import Value, replace
 from nativeload.variant import Backend, Platform, Role
 
 TYPE_CHECKING = False
@@ -198,14 +198,10 @@ def _cuda(file: LibraryFile, said: BinaryFacts) -> list[Requirement]:
 
 
 def _shared(one: Artifact, other: Artifact) -> Artifact:
-    from nativeload.value import replace
-
     return replace(one, flavours=(*one.flavours, *other.flavours), needs=tuple(sorted({*one.needs, *other.needs})))
 
 
 def _order(artifact: Artifact) -> tuple[str, int, int, str]:
     """List artifacts by platform and role, those of the core in load order."""
-    from nativeload.resolve.bundle import CORE_ORDER
-
     core = CORE_ORDER.index(artifact.label) if artifact.role is Role.CORE else 0
     return str(artifact.platform), _ROLES.index(artifact.role), core, artifact.path

@@ -13,6 +13,7 @@ from nativeload.host import Host
 from nativeload.log import teller, warn
 from nativeload.resolve.candidates import Shortlist, shortlist
 from nativeload.resolve.outcome import conclude, missing, prefetch_hint, tell_ways
+from nativeload.resolve.ranking import wanted
 from nativeload.resolve.resolution import (
     CANNOT_FETCH,
     Decision,
@@ -279,7 +280,7 @@ def _platform(word: str) -> str:
 
 def _composed_cuda(config: NativeLibraryConfig) -> int | None:
     """Return the CUDA major for a composed host; the newest there may be where CUDA is wanted and none was named."""
-    want = dict(config.wants or ()).get(Backend.CUDA)
+    want = wanted(config, Backend.CUDA)
     if want is None or want is False:
         return None
     return want if type(want) is int else _NEWEST_CUDA

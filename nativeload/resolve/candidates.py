@@ -13,7 +13,7 @@ from nativeload.errors import CacheError, LoadError, UnsafeCacheWarning
 from nativeload.host import Host
 from nativeload.resolve import offers
 from nativeload.resolve.bundle import Bundle
-from nativeload.resolve.ranking import rank, required
+from nativeload.resolve.ranking import rank, required, wanted
 from nativeload.resolve.resolution import (
     NOT_INSTALLED,
     Accepted,
@@ -84,11 +84,12 @@ def shortlist(
     """
     target = Host.detect() if host is None else host
     cache = _cache(config)
-    shared = tuple(LibraryCache(folder, shared=True) for folder in _cache_shaped(config))
+    shaped = _cache_shaped(config)
+    shared = tuple(LibraryCache(folder, shared=True) for folder in shaped)
     decisions: list[Decision] = []
     bundles: list[Bundle] = []
     offer = offers.ask(config, target, (cache, *shared), act=act)
-    for item in [*([] if published_only else _asked(config, target.platform)), *offer.items]:
+    for item in [*([] if published_only else _asked(config, target.platform, shaped)), *offer.items]:
         if isinstance(item, Bundle):
             bundles.append(_with_cuda_major(item, config))
         else:
@@ -136,13 +137,12 @@ def _cache_shaped(config: NativeLibraryConfig) -> list[str]:
     return list(dict.fromkeys([*searched, *(config.shared_caches or ())]))
 
 
-def _asked(config: NativeLibraryConfig, platform: Platform) -> list[Bundle | Decision]:
-    """Ask what is explicit and what is installed; a configured path is the only one asked."""
+def _asked(config: NativeLibraryConfig, platform: Platform, shaped: Sequence[str]) -> list[Bundle | Decision]:
+    """Ask what is explicit (what is shaped as a cache aside) and installed; a configured path is the only one asked."""
     if config.path is not None:
         from nativeload.resolve import explicit
 
         return [explicit.find(config.library, config.path, platform, sha256=config.sha256)]
-    shaped = _cache_shaped(config)
     searched = [item for item in config.search_directories or () if item not in shaped]
     found = [_search(config.library, directory, platform) for directory in searched]
     if platform == Platform.current():
@@ -242,7 +242,7 @@ def _wants(file: LibraryFile) -> tuple[str, ...]:
 
 def _with_cuda_major(bundle: Bundle, config: NativeLibraryConfig) -> Bundle:
     """Read which CUDA a bundle's CUDA backends were built for, where a major was asked for."""
-    if bundle.pin is not None or type(dict(config.wants or ()).get(Backend.CUDA)) is not int:
+    if bundle.pin is not None or type(wanted(config, Backend.CUDA)) is not int:
         return bundle
     from nativeload.resolve.cuda_runtime import major_of
 

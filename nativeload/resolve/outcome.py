@@ -12,7 +12,7 @@ from nativeload.errors import (
     NativeLoadError,
     NetworkError,
 )
-from nativeload.resolve.ranking import passed_over, preferred
+from nativeload.resolve.ranking import passed_over, preferred, wanted
 from nativeload.resolve.resolution import (
     Accepted,
     Decision,
@@ -161,7 +161,7 @@ def prefetch_hint(config: NativeLibraryConfig, host: Host, pinned: Pinned) -> st
         words += ["--endpoint", masked(config.endpoint)]
     words += ["--platform", str(host.platform), "--cpu", best_cpu(config, host)]
     cuda = any(gpu.backend is Backend.CUDA for gpu in host.gpus) and host.nvidia
-    if cuda and dict(config.wants or ()).get(Backend.CUDA) is not False:
+    if cuda and wanted(config, Backend.CUDA) is not False:
         words += ["--cuda", str(cuda.cuda[0])]
     allow = "" if config.auto_download else "Or allow it here: with_auto_download().\n"
     return (
