@@ -43,6 +43,8 @@ class NativeLibraryConfig(Value):
         cpu: the CPU ceiling (`with_avx`).
         auto_fallback: whether a lesser set of the same source may serve where the best one cannot (default True).
         skip_check: skip the check of the host against a set's needs, never an integrity check (default False).
+        allow_unverified: whether a library of which the binding cannot prove how to drive it may serve, once it worked
+            in a child process (default False).
         search_directories: directories to look in for a library, in order.
         packages: distribution names accepted as backend packages beside ``nativeload-*``.
         pin: ``<build>@sha256:<digest>``: only sets of this manifest may serve.
@@ -70,6 +72,7 @@ class NativeLibraryConfig(Value):
     cpu: str | None = None
     auto_fallback: bool | None = None
     skip_check: bool | None = None
+    allow_unverified: bool | None = None
     search_directories: tuple[str, ...] | None = None
     packages: tuple[str, ...] | None = None
     pin: str | None = None
@@ -145,6 +148,14 @@ class NativeLibraryConfig(Value):
     def with_skip_check(self, enable: bool = True) -> NativeLibraryConfig:
         """Skip the check of the host against a set's needs. Integrity checks and the probe stay."""
         return replace(self, skip_check=enable)
+
+    def with_allow_unverified(self, enable: bool = True) -> NativeLibraryConfig:
+        """Let a library serve that no known layout of llama.h agrees with, once it worked by the nearest one's.
+
+        A child process tries it on a bundled model and compares what comes out; what crashes there, or differs, is
+        refused. That is evidence and no proof: a function that was not tried may crash this process.
+        """
+        return replace(self, allow_unverified=enable)
 
     def with_search_directory(self, directory: str | Path) -> NativeLibraryConfig:
         """Look in this directory too, before the installed packages; the first one given is asked first."""

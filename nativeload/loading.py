@@ -201,9 +201,12 @@ def _probed(chosen: LibrarySet, found: Shortlist, check: Check | None, attempt: 
     """Return the verdict of a set that may be opened, or None after noting why it may not."""
     if _is_broken(chosen, attempt):
         return None
-    verdict = probe(chosen, found.host, found.cache, check=check, python=found.config.python)
+    config = found.config
+    allow = config.allow_unverified is True
+    verdict = probe(chosen, found.host, found.cache, check=check, python=config.python, allow=allow)
     if not verdict.ok:
-        _note_failure(chosen, verdict, attempt)
+        triable = check is not None and check.unverified is not None and not config.allow_unverified
+        _note_failure(chosen, verdict, attempt, triable=triable)
         return None
     for backend in required(found.config):
         if not any(device.backend == backend for device in verdict.devices):
@@ -223,7 +226,7 @@ def _is_broken(chosen: LibrarySet, attempt: _Attempt) -> bool:
     return False
 
 
-def _note_failure(chosen: LibrarySet, verdict: Verdict, attempt: _Attempt) -> None:
+def _note_failure(chosen: LibrarySet, verdict: Verdict, attempt: _Attempt, *, triable: bool) -> None:
     """Write down why the probe refused a set, and which of its files no other set may bring again."""
     reason, hint = f"probe: {verdict.reason}", ""
     if verdict.status == "missing library":
@@ -233,10 +236,12 @@ def _note_failure(chosen: LibrarySet, verdict: Verdict, attempt: _Attempt) -> No
         reason = "; ".join([reason, *hint.splitlines()])
     elif verdict.status == "inconclusive":
         hint = "Say how to start Python for the probe: with_python() or NATIVELOAD_PYTHON."
-    elif verdict.cached and verdict.status != "unfit":
+    elif verdict.status == "unfit":
+        hint = f"{UnknownLayoutError.hint} with_allow_unverified() tries it in a child process." if triable else ""
+    elif verdict.cached:
         reason += " (seen before; `nativeload doctor --probe-again` forgets it)"
     if verdict.status == "unfit":
-        error: LoadError = UnknownLayoutError(chosen.main.path, verdict.reason)
+        error: LoadError = UnknownLayoutError(chosen.main.path, verdict.reason, hint=hint)
         reason = verdict.reason
     else:
         error = LoadError(chosen.main.path, reason, hint=hint)
@@ -298,7 +303,16 @@ def _open(
     )
     _loaded[chosen.library] = result
     log.emit(found.config.log_callback, "nativeload", log.INFO, f"loaded {chosen.library} from {chosen}")
+    _warn_of_unverified(result, verdict)
     return result
+
+
+def _warn_of_unverified(result: LoadedLibrary, verdict: Verdict) -> None:
+    """Say what was not verified of a library that is used nevertheless."""
+    if verdict.reason:
+        text = f"{result.chosen} is used as allowed, unverified: {verdict.reason}; it worked in a child process"
+        log.emit(result.config.log_callback, "nativeload", log.WARNING, text)
+        warn(text)
 
 
 def _refuse_changes(chosen: LibrarySet) -> None:
@@ -354,6 +368,7 @@ def _again(present: LoadedLibrary, found: Shortlist, check: Check | None) -> Loa
             if verdict is None:
                 raise _failure(found, attempt)
             present.verdicts[check.function] = verdict
+            _warn_of_unverified(present, verdict)
         _hold_to_wishes(present, found, attempt)
         return present
     tried = [item for item in present.resolution.decisions if item.candidate in before]

@@ -37,11 +37,13 @@ class Check(Value):
         judge: takes the facts in this process and names what they say; raises LookupError, with the reason, for a
             library that the binding cannot drive.
         version: changes whenever the function or the judge may come to another answer.
+        unverified: what may let a library pass that the judge refuses, where the user allows it.
     """
 
     function: str
     judge: Callable[[Mapping[str, Any]], str]
     version: str
+    unverified: Check | None = None
 
 
 class Verdict(Value, kw_only=True):
@@ -49,7 +51,7 @@ class Verdict(Value, kw_only=True):
 
     Attributes:
         status: ``ok``, ``unfit``, ``error``, ``missing library``, ``signal``, ``exit``, ``timeout``, ``inconclusive``.
-        reason: in words.
+        reason: in words; of a verdict that is ``ok``, what was not verified.
         step: the name of the file that was being opened, or ``check``.
         stderr: the last of what the child printed, in one line.
         judged: what the binding's judge named.
@@ -91,7 +93,9 @@ class Verdict(Value, kw_only=True):
         return parsed if isinstance(parsed, dict) else {}
 
 
-def probe(chosen: LibrarySet, host: Host, cache: LibraryCache, *, check: Check | None, python: str | None) -> Verdict:
+def probe(
+    chosen: LibrarySet, host: Host, cache: LibraryCache, *, check: Check | None, python: str | None, allow: bool = False
+) -> Verdict:
     """Return the verdict on a hashed set: the kept one, or a fresh one from a child process.
 
     Args:
@@ -100,7 +104,19 @@ def probe(chosen: LibrarySet, host: Host, cache: LibraryCache, *, check: Check |
         cache: where verdicts are kept.
         check: what the binding wants to know.
         python: the command that starts Python, split like a shell line (default: this Python).
+        allow: whether what the check refuses may pass by its second way.
     """
+    verdict = _checked(chosen, host, cache, check, python)
+    if verdict.status != "unfit" or not allow or check is None or check.unverified is None:
+        return verdict
+    second = _checked(chosen, host, cache, check.unverified, python)
+    if second.ok:
+        return replace(second, reason=verdict.reason)
+    return replace(second, status="unfit", reason=f"{verdict.reason}; tried nevertheless, as allowed: {second.reason}")
+
+
+def _checked(chosen: LibrarySet, host: Host, cache: LibraryCache, check: Check | None, python: str | None) -> Verdict:
+    """Return the verdict of one check."""
     key = _key(chosen, host, check, python)
     kept = cache.read("probes", key)
     if kept is not None and (verdict := _from_note(kept)) is not None:

@@ -51,6 +51,7 @@ CALLS: dict[str, tuple[str, tuple[object, ...], dict[str, object], dict[str, obj
     "WithAvx, a variant": ("with_avx", ("zen4",), {}, {"cpu": "zen4"}),
     "(offline)": ("with_offline", (), {}, {"offline": True}),
     "WithAutoFallback": ("with_auto_fallback", (False,), {}, {"auto_fallback": False}),
+    "an unknown llama.h": ("with_allow_unverified", (), {}, {"allow_unverified": True}),
     "SkipCheck": ("with_skip_check", (), {}, {"skip_check": True}),
     "WithSearchDirectory": ("with_search_directory", ("/a",), {}, {"search_directories": ("/a",)}),
     "WithSearchDirectories": (
@@ -298,6 +299,7 @@ def test_several_survive_pickling() -> None:
         {"cpu": 512},
         {"auto_fallback": "no"},
         {"skip_check": "off"},
+        {"allow_unverified": "off"},
         {"offline": "0"},
         {"auto_download": 1},
         {"search_directories": "/a"},

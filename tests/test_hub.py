@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 REPO = "acme/native"
 READER = "hf_reader"  # a token
 SMALL = b'{"schema": 1}\n'
-BIG = random.Random(7).randbytes(1_300_000)  # noqa: S311 - bytes that no compression shortens
+BIG = random.Random(7).randbytes(1_300_000)
 SHA256 = {content: hashlib.sha256(content).hexdigest() for content in (SMALL, BIG)}
 
 CLIENT = """

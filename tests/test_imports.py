@@ -46,6 +46,8 @@ _RESOLVE |= {
 _RESOLVE |= {"nativeload.resolve.outcome", "nativeload.resolve.prefetch", "nativeload.resolve.import_folder"}
 _LOADING = _RESOLVE | {"nativeload.log", "nativeload.mapped", "nativeload.opening", "nativeload.probe"}
 _BINDING = _LOADING | {"nativeload.loading"}
+_MODEL_FILES = _VALUES | {"nativeload_llama.errors", "nativeload_llama.gguf"}
+_FLOOR = _BINDING | _MODEL_FILES | {"nativeload_llama.abi", "nativeload_llama.library", "nativeload_llama.low_level"}
 ALLOWED: dict[str, set[str]] = {
     "nativeload": set(),
     "nativeload.errors": set(),
@@ -89,8 +91,16 @@ ALLOWED: dict[str, set[str]] = {
     "nativeload.probe": _RESOLVE | {"nativeload", "nativeload.opening", "nativeload.log"},
     "nativeload.probe_child": _RESOLVE | {"nativeload.opening"},
     "nativeload.loading": _LOADING,
-    "nativeload_llama": _BINDING | {"nativeload_llama", "nativeload_llama.abi"},
+    "nativeload_llama.errors": _VALUES,
     "nativeload_llama.abi": _VALUES | {"nativeload_llama.abi"},
+    "nativeload_llama.library": _BINDING | {"nativeload_llama.abi"},
+    "nativeload_llama.gguf": _MODEL_FILES,
+    "nativeload_llama.grammar": _VALUES | {"nativeload_llama.errors", "nativeload_llama.grammar"},
+    "nativeload_llama.low_level": _FLOOR,
+    "nativeload_llama.chat": _FLOOR | {"nativeload_llama.chat", "nativeload_llama"},
+    "nativeload_llama.pretrained": _FLOOR | {"nativeload_llama.hub_errors", "nativeload.cache.fetcher"},
+    "nativeload_llama.hub_errors": _BINDING | {"nativeload_llama.errors", "nativeload.cache.fetcher"},
+    "nativeload_llama": _FLOOR,
     "nativeload.cli": _BINDING | {"nativeload", "nativeload.cli", "nativeload.needs", "nativeload.elf"},
     "nativeload.publish": _BELOW_RESOLVE
     | {
@@ -102,7 +112,12 @@ ALLOWED: dict[str, set[str]] = {
     "nativeload.__main__": {"nativeload.cli"},
 }
 _OWN = ("nativeload", "nativeload_llama")
-THIRD_PARTY = {"nativeload.cli": {"click", "rich"}, "nativeload.elf": {"elftools"}, "nativeload.needs": {"elftools"}}
+THIRD_PARTY = {
+    "nativeload_llama.chat": {"jinja2"},
+    "nativeload.cli": {"click", "rich"},
+    "nativeload.elf": {"elftools"},
+    "nativeload.needs": {"elftools"},
+}
 HEAVY = {
     *("huggingface_hub", "requests", "filelock", "platformdirs", "packaging", "cpuinfo", "importlib.metadata"),
     *("subprocess", "logging", "dataclasses", "inspect", "typing", "socket", "urllib.request"),

@@ -136,10 +136,10 @@ def test_an_unknown_layout_is_final(build: Callable[..., Path], xllamacpp: tuple
 def test_a_real_library_of_an_older_layout_is_final(
     binaries: Path, xllamacpp: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    """PyPI's xllamacpp 2026.8.10566, whose llama.h is older than any known here, as explicit path."""
-    library = binaries / "xllamacpp-2026.8.10566" / "xllamacpp" / "xllamacpp.abi3.so"
+    """PyPI's xllamacpp 0.2.5 of 2025, whose llama.h is older than any known here, as explicit path."""
+    library = binaries / "xllamacpp-0.2.5" / "xllamacpp" / "xllamacpp.cpython-311-x86_64-linux-gnu.so"
     assert library.is_file(), f"{library} was not fetched"
     counted = Counted(tmp_path, str(library.relative_to(binaries)), LIBRARY=library)
     assert counted.result["error"] == "UnknownLayoutError"
-    assert "nearest is b10809" in counted.result["text"]
+    assert "nearest is b8672" in counted.result["text"]
     assert (counted.here, counted.anywhere) == (False, True)

@@ -187,7 +187,7 @@ def _mutated(data: bytes, rng: random.Random) -> bytes:
 
 def test_a_mutated_file_is_read_or_refused(tmp_path: Path, small: bytes) -> None:
     """300 broken copies: facts or LoadError, never another exception, never a hang."""
-    rng, path = random.Random(20261120), tmp_path / "libfuzz.so"  # noqa: S311 - broken files, not keys
+    rng, path = random.Random(20261120), tmp_path / "libfuzz.so"
     refused = 0
     # pytest's failure is no Exception, so that read_elf cannot turn it into a LoadError.
     before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("read_elf hangs"))

@@ -52,10 +52,63 @@ class PromptTooLongError(LlamaError, ValueError):
 
 
 class ClosedError(LlamaError):
-    """The Llama was closed."""
+    """The Llama, or the model or context that was asked, was closed or freed."""
 
 
 class BusyError(LlamaError):
     """A generation of this Llama is under way in the same thread."""
 
     hint = "Exhaust or close() the first generator, or use a second Llama."
+
+
+class AbortedError(ContextError):
+    """A decode or a load was ended from outside: a flag was raised, or a progress callback said stop."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code=2)
+
+
+class SamplerError(LlamaError, ValueError):
+    """A number or a text that no sampler can have.
+
+    Attributes:
+        argument: its name.
+    """
+
+    def __init__(self, argument: str, message: str, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.argument = argument
+
+
+class GrammarError(LlamaError, ValueError):
+    """A GBNF grammar or a JSON schema cannot be used.
+
+    Attributes:
+        where: the line of the grammar, or the JSON pointer into the schema; empty where neither is known.
+        reason: why.
+    """
+
+    def __init__(self, reason: str, *, where: str = "", hint: str = "") -> None:
+        super().__init__(f"{where}: {reason}" if where else reason, hint=hint)
+        self.where, self.reason = where, reason
+
+
+class AdapterError(LlamaError):
+    """A LoRA adapter or a control vector cannot be used with this model.
+
+    Attributes:
+        path: its file, or what stands for it.
+        reason: why.
+    """
+
+    def __init__(self, path: str, reason: str, *, hint: str = "") -> None:
+        super().__init__(f"{path}: {reason}", hint=hint)
+        self.path, self.reason = path, reason
+
+
+class StateError(LlamaError, ValueError):
+    """Saved state that does not belong to this model and context, or was damaged."""
+
+
+class TemplateError(LlamaError, ValueError):
+    """A chat template that cannot render these messages."""

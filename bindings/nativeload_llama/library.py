@@ -14,18 +14,20 @@ from nativeload.errors import LoadError, NotInThisBuild
 from nativeload.loading import LoadedLibrary, load
 from nativeload.probe import Check
 from nativeload.value import Value
-from nativeload_llama.abi import LAYOUTS, Layout, identify
+from nativeload_llama.abi import LAYOUTS, Layout, identify, judge_trial
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+_KNOWN = " ".join(layout.name for layout in LAYOUTS)
 CHECK = Check(
     "nativeload_llama.abi.probe:inspect",
     lambda facts: identify(facts).name,
-    " ".join(layout.name for layout in LAYOUTS),
+    _KNOWN,
+    unverified=Check("nativeload_llama.abi.trial:inspect_and_try", judge_trial, _KNOWN),
 )
-"""What the probe finds out about a libllama, and who judges it."""
+"""What the probe finds out about a libllama, who judges it, and what may let an unknown one pass."""
 
 _LEVELS = {1: log.DEBUG, 2: log.INFO, 3: log.WARNING, 4: log.ERROR}  # enum ggml_log_level; 5 continues a line
 
@@ -62,6 +64,7 @@ class NativeLog:
         self._level = log.DEBUG
         self._line = ""
         self._errors: list[str] = []
+        self._interruption: BaseException | None = None
 
     def receive(self, level: int, text: str) -> None:
         """Take one piece of text; a line may come in several pieces."""
@@ -77,9 +80,20 @@ class NativeLog:
             self._errors = [*self._errors[-3:], line.strip()]
         log.emit(self._callback, "nativeload.llama", self._level, line)
 
+    def interrupt(self, _kind: Any, error: BaseException, _traceback: Any) -> None:
+        """Keep what a line was interrupted by (Ctrl-C): nothing can be raised through C."""
+        self._interruption = error
+
+    def interruption(self) -> BaseException | None:
+        """Return what was kept, once: for whoever can raise it."""
+        error, self._interruption = self._interruption, None
+        return error
+
     def clear(self) -> None:
-        """Forget the errors kept so far, before a call that may fail."""
+        """Forget the errors kept so far, before a call that may fail; raise what a line was interrupted by."""
         self._errors = []
+        if self._interruption is not None:
+            raise self.interruption() or KeyboardInterrupt
 
     def said(self) -> str:
         """Return the errors since `clear`, as one line."""
@@ -108,7 +122,10 @@ def _bind(loaded: LoadedLibrary) -> Api:
         reason = "no compute backend is registered: ggml would search for one by itself, also in the current directory"
         raise LoadError(loaded.path, reason, hint="Use a build that carries its CPU backend, or lies beside one.")
     ffi = layout.ffi()
-    lib = ffi.dlopen(ffi.cast("void *", loaded.handles[-1]._handle))  # noqa: SLF001 - by path it could be another file
+    # cffi 2.1.1 ends Python (an assertion in realize_c_type.c) where the first function that is looked up takes a
+    # struct llama_sampler * and this struct, which holds pointers to such functions, was not met before.
+    ffi.typeof("struct llama_sampler")
+    lib = ffi.dlopen(ffi.cast("void *", loaded.handles[-1]._handle))
     api = Api(ffi, lib, layout, loaded, NativeLog(loaded))
     _connect_log(api)
     api.function("llama_backend_init")()
@@ -126,7 +143,7 @@ def _connect_log(api: Api) -> None:
     def receive(level: int, text: Any, _: Any) -> None:
         api.log.receive(level, api.ffi.string(text).decode("utf-8", "replace"))
 
-    callback = api.ffi.callback("void(enum ggml_log_level, const char *, void *)", receive)
+    callback = api.ffi.callback("void(enum ggml_log_level, const char *, void *)", receive, onerror=api.log.interrupt)
     _closures.append(callback)
     api.function("llama_log_set")(callback, api.ffi.NULL)
 

@@ -1,51 +1,92 @@
-"""How do people generate text with a model and one context of it?
+"""What does a model write, and what else can be had of it?
 
-One rule: nothing here can crash Python. One lock per context, every input checked, a fork noticed, close() at any time.
+One rule: the verbs stand here in the words people know; how they work stands in the modules they call.
 """
 
 from __future__ import annotations
 
-import _thread
-import codecs
 import operator
 import os
-import time
-import weakref
 
 from nativeload_llama import low_level
-from nativeload_llama.errors import BusyError, ClosedError, ContextError, ModelError
-from nativeload_llama.library import open_library
+from nativeload_llama.completion import Echo, PromptScores, Writer, chunks, whole
+from nativeload_llama.errors import ModelError
+from nativeload_llama.opened import OpenedModel, checked_tokens
+from nativeload_llama.sampling import Draw
+from nativeload_llama.stream import Stream
+from nativeload_llama.text import checked_stops
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
-    from typing import Any, Self
+    from typing import Any, Literal, Self, Unpack, overload
 
-    from nativeload.config import NativeLibraryConfig
-    from nativeload.loading import LoadedLibrary
+    from nativeload_llama.adapters import LoraAdapter, Vectors
+    from nativeload_llama.chat.completion import ListedTemplate
+    from nativeload_llama.chat.template import ChatTemplate
+    from nativeload_llama.embedding import Pooling, Texts
+    from nativeload_llama.likelihood import Scorer
+    from nativeload_llama.low_level import ContextPerf
+    from nativeload_llama.options import (
+        ChatOptions,
+        CompletionOptions,
+        ManyOptions,
+        Message,
+        SamplingOptions,
+        StoppingCriteria,
+        TextOptions,
+    )
+    from nativeload_llama.reranking import Reranked
+    from nativeload_llama.shapes import (
+        ChatCompletion,
+        ChatCompletionChunk,
+        Completion,
+        CompletionChunk,
+        Embedding,
+    )
+    from nativeload_llama.state import LlamaState
+    from nativeload_llama.text import Pieces
 
-_LARGEST_DEFAULT_CTX = 4096  # tokens: a 128k training context would take gigabytes unasked
-_CONTEXT_FULL = 1  # llama_decode
 
-
-def bundled_model() -> str:
-    """Return the path of the small story model that comes with these bindings (MIT, trained for them)."""
-    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "stories.gguf")
-
-
-class Llama:
-    """A model and one context of it.
+class Llama(OpenedModel):
+    """A model and what it writes.
 
     Args:
         model_path: a GGUF file.
         config: which native library to use (default: what the environment and the config file say).
-        n_ctx: tokens the context holds (default: the model's training context, at most 4096).
+        n_ctx: tokens the context holds (default: the model's training context, at most 4096; 0: all of it).
         n_batch: tokens that one step of prompt processing takes.
+        n_ubatch: tokens that are computed at once within it.
         n_threads: CPU threads, at most 512 (default: half of the cores this process may use).
-        n_gpu_layers: layers to keep on GPUs; -1 is all.
+        n_threads_batch: CPU threads of prompt processing (default: as n_threads).
+        n_gpu_layers: layers to keep on GPUs; -1 is all, ``"auto"`` what fits there.
+        split_mode: 0 one GPU, 1 layers over all, 2 rows over all.
+        main_gpu: the GPU that is used alone, or holds the small tensors.
+        tensor_split: how much each GPU takes, as proportions.
+        vocab_only: load the vocabulary alone: tokenizing works, nothing else does.
+        use_mmap: map the file instead of reading it.
+        use_mlock: keep it in memory.
+        kv_overrides: metadata to replace.
         seed: of every generation that names none itself (default: a random one each time).
+        rope_scaling_type, rope_freq_base, rope_freq_scale, yarn_ext_factor, yarn_attn_factor, yarn_beta_fast,
+            yarn_beta_slow, yarn_orig_ctx: other positions than the model's own.
+        type_k, type_v: the ggml_type of cached keys and values (1 is F16, 8 is Q8_0).
+        offload_kqv: keep them where their layers are.
+        op_offload: let a GPU compute what the CPU holds, in large batches.
+        flash_attn: use it, do not, or (None) let llama.cpp decide.
+        swa_full: keep the whole cache of models with a sliding window.
+        no_perf: do not measure how long things take.
+        pooling_type: how embeddings of tokens become one: 0 none, 1 mean, 2 first, 3 last, 4 rank.
+        context_shift: drop the older half of a full context and go on, instead of ending there.
+        lora_path: a LoRA adapter to begin with.
+        lora_scale: its strength.
+        draft_model: guesses tokens that are then checked together: `LlamaPromptLookupDecoding`, or a smaller `Llama`.
+        chat_format: the name of a chat format instead of the model's own template.
+        chat_template: a Jinja template instead of it.
+        progress: told the fraction loaded, 0 to 1; returning False ends the loading.
+        verbose, logits_all, embedding, last_n_tokens_size: of llama-cpp-python, accepted and without effect: native
+            lines go to `logging`, and logits and embeddings need no flag here.
 
     Raises:
         ModelError: the file is no model that llama.cpp can load.
@@ -53,349 +94,407 @@ class Llama:
         NativeLoadError: no library (`LibraryNotFoundError`, `LoadError`, `IntegrityError`, ...).
     """
 
-    def __init__(
-        self,
-        model_path: str | Path,
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_id: str,
+        filename: str,
         *,
-        config: NativeLibraryConfig | None = None,
-        n_ctx: int | None = None,
-        n_batch: int = 512,
-        n_threads: int | None = None,
-        n_gpu_layers: int = -1,
-        seed: int | None = None,
-    ) -> None:
-        self._seed = _checked_seed(seed)
-        api = open_library(config)
-        model = low_level.model_load_from_file(api, _expanded(model_path), n_gpu_layers=n_gpu_layers)
-        try:
-            low_level.check_generates(model)
-            trained = low_level.model_n_ctx_train(model)
-            wanted = min(trained or _LARGEST_DEFAULT_CTX, _LARGEST_DEFAULT_CTX) if n_ctx is None else n_ctx
-            threads = max(1, min(low_level.MAX_THREADS, usable_cores() // 2)) if n_threads is None else n_threads
-            context = low_level.init_from_model(
-                model, n_ctx=wanted, n_batch=min(n_batch, max(wanted, 1)), n_threads=threads
-            )
-        except BaseException:
-            low_level.model_free(model)
-            raise
-        self._model = model
-        self._native = _Native(context)
-        self._session = _Session(self._native)
-        self._finalizer = weakref.finalize(self, self._native.finalize)
-
-    @property
-    def library(self) -> LoadedLibrary:
-        """The native library behind this model: its resolution, devices and path."""
-        return self._model.api.loaded
-
-    @property
-    def n_ctx(self) -> int:
-        """Tokens the context holds."""
-        with self._native.entered():
-            context = self._native.context()
-            return context.n_ctx
-
-    @property
-    def n_vocab(self) -> int:
-        """Tokens in the vocabulary."""
-        return self._model.n_vocab
-
-    @property
-    def description(self) -> str:
-        """llama.cpp's one-line description of the model."""
-        with self._native.entered():
-            context = self._native.context()
-            return low_level.model_desc(context.model)
-
-    def tokenize(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
-        """Turn text into token ids.
+        revision: str | None = None,
+        additional_files: Sequence[str] = (),
+        local_dir: str | Path | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | None = None,
+        endpoint: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """Fetch a model from a Hub into the Hub's own cache, and open it.
 
         Args:
-            text: any text.
-            add_special: add the beginning-of-sequence token where the model wants one.
-            parse_special: read markers such as ``<|eot|>`` as tokens; leave off for text from outside.
-        """
-        with self._native.entered():
-            context = self._native.context()
-            return low_level.tokenize(context.model, text, add_special=add_special, parse_special=parse_special)
-
-    def detokenize(self, tokens: Iterable[int], *, special: bool = False) -> str:
-        """Turn token ids into text; bytes that are no UTF-8 become U+FFFD.
-
-        Args:
-            tokens: ids.
-            special: write special tokens as their markers instead of leaving them out.
-        """
-        ids = _ids(tokens)
-        with self._native.entered():
-            context = self._native.context()
-            if not special and ids and ids[0] == low_level.vocab_bos(context.model):
-                del ids[0]  # behind it, llama_detokenize keeps the blank that llama_tokenize put before the text
-            raw = low_level.detokenize(context.model, ids, remove_special=not special, unparse_special=special)
-        return raw.decode("utf-8", "replace")
-
-    def generate(
-        self,
-        tokens: Iterable[int],
-        *,
-        max_tokens: int | None = None,
-        temperature: float = 0.8,
-        top_k: int = 40,
-        top_p: float = 0.95,
-        min_p: float = 0.05,
-        seed: int | None = None,
-    ) -> Iterator[int]:
-        """Yield the tokens that follow a prompt, until the model ends, the context is full or max_tokens are out.
-
-        Args:
-            tokens: the prompt, at least one token.
-            max_tokens: how many at most (default: no limit but the context).
-            temperature: 0 always takes the likeliest token (greedy).
-            top_k: draw among this many likeliest tokens; 0 or less is all.
-            top_p: draw among the likeliest tokens that make up this probability.
-            min_p: leave out tokens less likely than this fraction of the likeliest.
-            seed: of this generation; the same seed gives the same tokens on the same library.
+            repo_id: such as ``ggml-org/gemma-3-270m-GGUF``.
+            filename: the file, or a pattern such as ``*Q8_0.gguf`` that matches one (or the parts of one).
+            revision: a branch, a tag or a commit.
+            additional_files: more files, or patterns, to fetch beside it.
+            local_dir: a directory to put the files in instead of the cache.
+            cache_dir: another cache than huggingface_hub's own.
+            token: for repositories that are not public.
+            endpoint: another Hub.
+            options: those of `Llama`.
 
         Raises:
-            PromptTooLongError: the prompt does not fit the context.
-            BusyError: another generation of this Llama is under way in this thread.
-            ValueError: a number that cannot be.
+            ModelError: no such file, or more than one that matches.
+            NetworkError: the Hub cannot be reached, and the file is not in the cache.
         """
-        if max_tokens is not None and max_tokens < 0:
-            raise ValueError(f"max_tokens is {max_tokens}, and must be 0 or more")
-        draw = self._seed if seed is None else _checked_seed(seed)
-        low_level.check_sampling(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-        prompt = _ids(tokens)
-        with self._native.entered():
-            context = self._native.context()
-            low_level.check_prompt(context, prompt)
-        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": draw}
-        return self._generate(prompt, max_tokens, options)
+        from nativeload_llama.pretrained import fetch
 
-    def _generate(self, prompt: list[int], max_tokens: int | None, options: dict[str, Any]) -> Iterator[int]:
-        turn = self._session.begin()
-        chain = None
-        api = self._model.api
-        try:
-            with self._native.entered():
-                context = self._native.context()
-                chain = low_level.sampler_chain(api, **options)
-                low_level.memory_clear(context)
-            buffer = low_level.new_tokens(api, context.n_batch)
-            self._prompt(prompt, buffer)
-            room = context.n_ctx - len(prompt)
-            for _ in range(room if max_tokens is None else min(room, max_tokens)):
-                with self._native.entered():
-                    token = low_level.sampler_sample(self._native.context(), chain)
-                    if low_level.vocab_is_eog(self._model, token):
-                        return
-                yield token
-                turn.thread = _thread.get_ident()  # a generator may be handed from one thread to another
-                if not self._step(buffer, token):
-                    return
-        finally:
-            turn.over = True
-            if chain is not None and os.getpid() == api.loaded.pid:
-                low_level.sampler_free(api, chain)
+        path = fetch(
+            repo_id,
+            filename,
+            revision=revision,
+            additional_files=tuple(additional_files),
+            local_dir=local_dir,
+            cache_dir=cache_dir,
+            token=token,
+            endpoint=endpoint,
+        )
+        return cls(path, **options)
 
-    def _prompt(self, prompt: list[int], buffer: Any) -> None:
-        """Decode the prompt in steps of n_batch; Ctrl-C and close() act between two of them."""
-        for start in range(0, len(prompt), len(buffer)):
-            part = prompt[start : start + len(buffer)]
-            with self._native.entered():
-                context = self._native.context()
-                buffer[0 : len(part)] = part
-                low_level.decode(context, buffer, len(part))
-
-    def _step(self, buffer: Any, token: int) -> bool:
-        """Decode one token; False where the context is full."""
-        with self._native.entered():
-            context = self._native.context()
-            buffer[0] = token
-            try:
-                low_level.decode(context, buffer, 1)
-            except ContextError as error:
-                if error.code == _CONTEXT_FULL:
-                    return False
-                raise
-        return True
-
-    def stream(self, prompt: str, **options: Any) -> Iterator[str]:
-        """Yield the text that follows a prompt, piece by piece; options are those of `generate`.
+    def stream(self, prompt: str | Sequence[int], **options: Unpack[TextOptions]) -> Stream[str]:
+        """Return the text that follows a prompt, piece by piece; the options are those of `create_completion`.
 
         A piece never ends inside a character: bytes are kept until it is whole.
         """
-        return self._texts(self.generate(self.tokenize(prompt), **options))
+        limit, stop = options.pop("max_tokens", None), options.pop("stop", None)
+        writer = self._writer(self._prompt_tokens(prompt), limit, stop, options)
+        return Stream(writer.texts(), writer.generation.cancel)
 
-    def _texts(self, tokens: Iterable[int]) -> Iterator[str]:
-        decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        for token in tokens:
-            with self._native.entered():
-                context = self._native.context()
-                piece = low_level.token_to_piece(context.model, token)
-            if text := decoder.decode(piece):
-                yield text
-        if text := decoder.decode(b"", final=True):
-            yield text
-
-    def complete(self, prompt: str, **options: Any) -> str:
-        """Return the text that follows a prompt; options are those of `generate`."""
+    def complete(self, prompt: str | Sequence[int], **options: Unpack[TextOptions]) -> str:
+        """Return the text that follows a prompt; the options are those of `create_completion`."""
         return "".join(self.stream(prompt, **options))
 
-    def close(self) -> None:
-        """Free the context and the model; safe at any time, from any thread or signal handler, and more than once."""
-        self._native.close()
+    if TYPE_CHECKING:
 
-    def __enter__(self) -> Self:
-        return self
+        @overload
+        def create_completion(
+            self,
+            prompt: str | Sequence[int],
+            suffix: str | None = ...,
+            *,
+            stream: Literal[False] = ...,
+            **options: Unpack[CompletionOptions],
+        ) -> Completion: ...
+        @overload
+        def create_completion(
+            self,
+            prompt: str | Sequence[int],
+            suffix: str | None = ...,
+            *,
+            stream: Literal[True],
+            **options: Unpack[CompletionOptions],
+        ) -> Stream[CompletionChunk]: ...
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    def create_completion(
+        self,
+        prompt: str | Sequence[int],
+        suffix: str | None = None,
+        *,
+        max_tokens: int | None = None,
+        logprobs: int | None = None,
+        echo: bool = False,
+        stop: str | Sequence[str] | None = None,
+        stream: bool = False,
+        model: str | None = None,
+        stopping_criteria: StoppingCriteria | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> Completion | Stream[CompletionChunk]:
+        """Continue a prompt, in OpenAI's shape.
+
+        Args:
+            prompt: text, in which markers of the model count, or tokens.
+            suffix: what shall follow the completion, for models trained to fill in the middle.
+            max_tokens: how many tokens at most (default: until the model ends or the context is full).
+            logprobs: report this many likeliest tokens for each one.
+            echo: put the prompt before its continuation.
+            stop: texts that end the completion and are not part of it.
+            stream: return chunks as they come instead of the whole.
+            model: the name to report (default: the file's).
+            stopping_criteria: asked after each token, with all tokens and the logits of the last one, whether to stop.
+            sampling: how tokens are drawn, see `Sampling`.
+
+        Raises:
+            PromptTooLongError, BusyError, ValueError: as `generate`.
+            ModelError: a suffix, and the model has no tokens for filling in.
+        """
+        tokens = self._prompt_tokens(prompt, suffix)
+        scorer = None if logprobs is None else self._scorer(logprobs)
+        before, scored = Echo(), None
+        if echo:
+            before = Echo(prompt if isinstance(prompt, str) else self.detokenize(tokens))
+            if scorer is not None:
+                scored = PromptScores(self._native, self._pieces, scorer, tokens)
+                before = Echo(before.text, scored.entries)
+        writer = self._writer(tokens, max_tokens, stop, sampling, scorer=scorer, until=stopping_criteria, scored=scored)
+        name = os.path.basename(self.model_path) if model is None else model
+        if stream:
+            return Stream(chunks(writer, name, before, logprobs=scorer is not None), writer.generation.cancel)
+        return whole(writer, name, before, logprobs=scorer is not None)
+
+    __call__ = create_completion
+
+    # -- chat ----------------------------------------------------------------------------------------------------
+
+    if TYPE_CHECKING:
+
+        @overload
+        def create_chat_completion(
+            self, messages: Sequence[Message], *, stream: Literal[False] = ..., **options: Unpack[ChatOptions]
+        ) -> ChatCompletion: ...
+        @overload
+        def create_chat_completion(
+            self, messages: Sequence[Message], *, stream: Literal[True], **options: Unpack[ChatOptions]
+        ) -> Stream[ChatCompletionChunk]: ...
+
+    def create_chat_completion(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        tool_choice: str | Mapping[str, Any] | None = None,
+        response_format: Mapping[str, Any] | None = None,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        stream: bool = False,
+        logprobs: bool | None = None,
+        top_logprobs: int | None = None,
+        model: str | None = None,
+        **sampling: Unpack[SamplingOptions],
+    ) -> ChatCompletion | Stream[ChatCompletionChunk]:
+        """Answer a conversation, in OpenAI's shape.
+
+        Args:
+            messages: ``{"role": ..., "content": ...}``, as the model's template wants them.
+            tools: functions that the model may call.
+            tool_choice: ``"auto"``, ``"none"``, ``"required"``, or one function by name.
+            response_format: ``{"type": "json_object"}``, with a ``schema``, or OpenAI's ``json_schema``.
+            max_tokens: how many tokens at most (default: until the model ends or the context is full).
+            stop: texts that end the answer; those of the template come beside them.
+            stream: return chunks as they come.
+            logprobs: report each token's likelihood.
+            top_logprobs: report this many likeliest tokens beside it.
+            model: the name to report (default: the file's).
+            sampling: how tokens are drawn, see `Sampling`.
+
+        Raises:
+            TemplateError: the template refuses these messages.
+            GrammarError: the schema cannot be followed.
+            PromptTooLongError, BusyError, ValueError: as `generate`.
+        """
+        from nativeload_llama.chat.completion import Answer, conversation
+
+        asked = conversation(
+            self,
+            messages,
+            tools=tools,
+            tool_choice=tool_choice,
+            response_format=response_format,
+            stops=checked_stops(stop),
+            grammar=sampling.get("grammar"),
+        )
+        rivals = (top_logprobs or 0) if logprobs or top_logprobs is not None else None
+        answer = Answer(self, asked, max_tokens, sampling, top_logprobs=rivals, model=model)
+        return answer.stream() if stream else answer.whole()
+
+    # -- many ----------------------------------------------------------------------------------------------------
+
+    if TYPE_CHECKING:
+
+        @overload
+        def generate_many(
+            self,
+            prompts: Sequence[str | Sequence[int]],
+            *,
+            stream: Literal[False] = ...,
+            **options: Unpack[ManyOptions],
+        ) -> list[Completion]: ...
+        @overload
+        def generate_many(
+            self, prompts: Sequence[str | Sequence[int]], *, stream: Literal[True], **options: Unpack[ManyOptions]
+        ) -> Stream[tuple[int, str]]: ...
+
+    def generate_many(
+        self,
+        prompts: Sequence[str | Sequence[int]],
+        *,
+        max_tokens: int | None = None,
+        stop: str | Sequence[str] | None = None,
+        n_parallel: int | None = None,
+        stream: bool = False,
+        **sampling: Unpack[SamplingOptions],
+    ) -> list[Completion] | Stream[tuple[int, str]]:
+        """Continue many prompts at once: one batch for all, in a context of its own.
+
+        Args:
+            prompts: texts, or tokens.
+            max_tokens: how many tokens at most for each; it decides how much memory a text takes.
+            stop: texts that end one.
+            n_parallel: texts written at once (default: 16, fewer where that took over four times the memory of one).
+            stream: return pieces as they come: (place of the prompt, text), an empty text at the end of each.
+            sampling: how tokens are drawn, see `Sampling`; a seed is that of each text.
+
+        Returns:
+            the completions in the order of the prompts.
+        """
+        from nativeload_llama.many import Many, completions
+
+        if n_parallel is not None and operator.index(n_parallel) < 1:
+            raise ValueError(f"n_parallel is {n_parallel}, and must be at least 1")
+        tokens = [self._prompt_tokens(prompt) for prompt in prompts]
+        limit, how = self._how(max_tokens, sampling)
+        with self._native.entered():
+            for one in tokens:
+                self._check_prompt(one)
+            Draw(self._model, how).free()
+        many = Many(self, tokens, limit, how, stops=checked_stops(stop), n_parallel=n_parallel)
+        if stream:
+            return Stream(many.written(), many.cancel)
+        return completions(many, os.path.basename(self.model_path))
+
+    # -- embeddings ----------------------------------------------------------------------------------------------
+
+    def embed(
+        self,
+        input: Texts,  # noqa: A002 - OpenAI's name
+        *,
+        normalize: bool = False,
+        truncate: bool = True,
+        pooling: Pooling | None = None,
+        return_count: bool = False,
+    ) -> Any:
+        """Return the embedding of a text, or of each of several; see `nativeload_llama.embedding.embed`."""
+        from nativeload_llama import embedding
+
+        return embedding.embed(
+            self, input, normalize=normalize, truncate=truncate, pooling=pooling, return_count=return_count
+        )
+
+    def create_embedding(
+        self,
+        input: Texts,  # noqa: A002
+        model: str | None = None,
+        *,
+        normalize: bool = False,
+        truncate: bool = True,
+        pooling: Pooling | None = None,
+    ) -> Embedding:
+        """Return embeddings in OpenAI's shape; see `nativeload_llama.embedding.create_embedding`."""
+        from nativeload_llama import embedding
+
+        return embedding.create_embedding(self, input, model, normalize=normalize, truncate=truncate, pooling=pooling)
+
+    def rerank(self, query: str, documents: Sequence[str], top_n: int | None = None) -> list[Reranked]:
+        """Order documents by how well they answer a query; see `nativeload_llama.reranking.rerank`."""
+        from nativeload_llama import reranking
+
+        return reranking.rerank(self, query, documents, top_n)
+
+    # -- adapters and state --------------------------------------------------------------------------------------
+
+    def load_lora(self, path: str | Path) -> LoraAdapter:
+        """Load a LoRA adapter without using it; see `nativeload_llama.adapters.load_lora`."""
+        from nativeload_llama import adapters
+
+        return adapters.load_lora(self, path)
+
+    def set_lora(self, lora: Mapping[str | Path | LoraAdapter, float]) -> None:
+        """Use these LoRA adapters at these strengths, ``{}`` for none; see `nativeload_llama.adapters.set_lora`."""
+        from nativeload_llama import adapters
+
+        adapters.set_lora(self, lora)
+
+    def lora_adapters(self) -> dict[str, float]:
+        """Return the LoRA adapters in use, with their strengths."""
+        from nativeload_llama import adapters
+
+        return adapters.lora_adapters(self)
+
+    def set_control_vector(
+        self, vector: str | Path | Vectors | None, *, scale: float = 1.0, layers: tuple[int, int] | None = None
     ) -> None:
-        self.close()
+        """Steer the model by a control vector; see `nativeload_llama.adapters.set_control_vector`."""
+        from nativeload_llama import adapters
 
-    def __repr__(self) -> str:
-        state = "closed" if self._native.closed else f"n_ctx={self._native.n_ctx}"
-        return f"<Llama {os.path.basename(self._model.path)} {state}>"
+        adapters.set_control_vector(self, vector, scale=scale, layers=layers)
 
+    def save_state(self) -> LlamaState:
+        """Return what the context holds; `load_state` goes on from there."""
+        from nativeload_llama import state
 
-class _Native:
-    """The pointers of one Llama and the lock under which they are used: ``with native.entered(): native.context()``.
+        return state.save_state(self)
 
-    The lock is C's own: a signal handler cannot come between taking it and knowing who holds it.
-    """
-
-    def __init__(self, context: low_level.Context) -> None:
-        self._context: low_level.Context | None = context
-        self._loaded = context.api.loaded
-        self._lock = _thread.RLock()
-        self.n_ctx = context.n_ctx
-        self.closed = False
-
-    def entered(self) -> _thread.RLock:
-        """Return the lock, for a with statement.
+    def load_state(self, saved: LlamaState) -> None:
+        """Put a saved state in place of what the context holds.
 
         Raises:
-            ForkError: another thread of the parent may have held it at the fork.
-            BusyError: this thread holds it: a log callback, or a signal handler, during a call.
+            StateError: it is of another model, context or build, or damaged; nothing has changed then.
         """
-        self._loaded.check_process()
-        if self._mine():
-            raise BusyError("called from within a call of the same Llama, such as a log callback")
-        return self._lock
+        from nativeload_llama import state
 
-    def _mine(self) -> bool:
-        return bool(self._lock._is_owned())  # type: ignore[attr-defined]  # noqa: SLF001 - as threading.Condition asks
+        state.load_state(self, saved)
 
-    def context(self) -> low_level.Context:
-        """Return the context; the lock is held.
+    def speed(self) -> ContextPerf:
+        """Return how long prompts and texts took, as llama.cpp measured it; needs ``no_perf=False``."""
+        with self._native.entered():
+            return low_level.perf_context(self._text_context())
 
-        Raises:
-            ClosedError: there is none any more.
-        """
-        if self.closed or self._context is None:
-            self._free()
-            raise ClosedError("this Llama is closed")
-        return self._context
+    # -- what the verbs stand on ---------------------------------------------------------------------------------
 
-    def close(self) -> None:
-        """Free everything: now, or (from a signal handler within a call) with the next call or the object's end."""
-        self.closed = True
-        if os.getpid() == self._loaded.pid and not self._mine():
-            with self._lock:
-                self._free()
+    def _template(self) -> ChatTemplate | ListedTemplate:
+        """Return the template of conversations: the one that was asked for, else the model's, else ChatML."""
+        if self._template_used is None:
+            from nativeload_llama.chat import completion, template
 
-    def finalize(self) -> None:
-        """Free everything at the end of the object or of Python.
+            bos, eos = self._mark(self.token_bos()), self._mark(self.token_eos())
+            made: ChatTemplate | ListedTemplate
+            if self._chat_template is not None:
+                made = template.ChatTemplate(self._chat_template, bos_token=bos, eos_token=eos)
+            elif self._chat_format is not None:
+                made = template.named(self._chat_format, bos=bos, eos=eos)
+            else:
+                made = completion.template_of(self, bos, eos)
+            self._template_used = made
+        return self._template_used
 
-        The lock stays held: a daemon thread must not enter C again while libc runs the library's destructors, and one
-        that is inside is waited for.
-        """
-        if os.getpid() == self._loaded.pid and self._lock.acquire(timeout=60):
-            self.closed = True
-            self._free()
+    def _mark(self, token: int) -> str:
+        """Return the text of a special token; empty where the model has none."""
+        return self.detokenize([token], special=True) if token >= 0 else ""
 
-    def _free(self) -> None:
-        context, self._context = self._context, None
-        if context is not None:
-            low_level.free(context)
-            low_level.model_free(context.model)
+    def _writer(
+        self,
+        tokens: list[int],
+        max_tokens: int | None,
+        stop: str | Sequence[str] | None,
+        sampling: SamplingOptions,
+        *,
+        scorer: Scorer | None = None,
+        until: StoppingCriteria | None = None,
+        scored: PromptScores | None = None,
+        pieces: Pieces | None = None,
+    ) -> Writer:
+        """Check everything about a text before it is begun."""
+        stops = checked_stops(stop)
+        generation = self._generation(tokens, max_tokens, sampling, scored)
+        return Writer(generation, pieces or self._pieces, stops, scorer, until)
 
+    def _scorer(self, count: int) -> Scorer:
+        """Return what computes likelihoods: it is as large as the vocabulary, and kept."""
+        from nativeload_llama.likelihood import Scorer
 
-class _Turn:
-    """One generation: it is under way as long as its generator keeps this and has not said that it is over."""
+        if count not in self._scorers:
+            with self._native.entered():
+                self._native.check()
+                self._scorers[count] = Scorer(self._model, count)
+        return self._scorers[count]
 
-    def __init__(self) -> None:
-        self.thread = _thread.get_ident()
-        self.over = False
+    def _prompt_tokens(self, prompt: str | Sequence[int], suffix: str | None = None) -> list[int]:
+        """Return the tokens of a prompt; in text, the model's markers count."""
+        if suffix is not None:
+            return self._infill_tokens(prompt, suffix)
+        if isinstance(prompt, (str, bytes)):
+            return self.tokenize(prompt, parse_special=True)
+        return checked_tokens(prompt)
 
-
-class _Session:
-    """One generation at a time: other threads wait, the same thread is told that it would wait for itself.
-
-    Nothing is released by hand, so that no Ctrl-C at a bad moment can leave it taken: a generator that is gone is over.
-    """
-
-    def __init__(self, native: _Native) -> None:
-        self._native = native
-        self._gate = _thread.allocate_lock()
-        self._current: weakref.ref[_Turn] | None = None
-
-    def begin(self) -> _Turn:
-        """Wait for the turn of this generation.
-
-        Raises:
-            BusyError: this thread is in the middle of another one.
-            ClosedError: the Llama was closed while this waited.
-        """
-        turn = _Turn()
-        while not self._taken(turn):
-            if self._native.closed:
-                raise ClosedError("this Llama is closed")
-            time.sleep(0.002)
-        return turn
-
-    def _taken(self, turn: _Turn) -> bool:
-        with self._gate:
-            current = self._current() if self._current is not None else None
-            if current is None or current.over:
-                self._current = weakref.ref(turn)
-                return True
-        if current.thread == turn.thread:
-            raise BusyError("another generation of this Llama is under way in this thread")
-        return False
-
-
-def _expanded(path: str | Path) -> str:
-    """Return a model's path, ``~`` expanded as everywhere else."""
-    text = os.path.expanduser(os.fspath(path))
-    if not text:
-        raise ModelError("model_path", "an empty path")
-    return text
-
-
-def _ids(tokens: Iterable[int]) -> list[int]:
-    """Return token ids as integers; text, floats and booleans are none.
-
-    Raises:
-        TypeError: something else was given.
-    """
-    given = list(tokens)
-    if isinstance(tokens, (str, bytes)) or any(isinstance(token, bool) for token in given):
-        raise TypeError("tokens are integers; text is tokenized first")
-    return [operator.index(token) for token in given]
-
-
-def usable_cores() -> int:
-    """Return how many cores this process may use."""
-    from nativeload.host.limits import usable_cores as cores
-
-    return cores()
-
-
-def _checked_seed(seed: int | None) -> int:
-    if seed is None:
-        return low_level.DEFAULT_SEED
-    if not 0 <= operator.index(seed) < low_level.DEFAULT_SEED:
-        raise ValueError(f"seed is {seed}, and must be between 0 and 2**32 - 2")
-    return seed
+    def _infill_tokens(self, prompt: str | Sequence[int], suffix: str) -> list[int]:
+        """Return the tokens that ask for what stands between a prompt and a suffix."""
+        with self._native.entered():
+            self._native.check()
+            marks = [getattr(low_level, f"vocab_fim_{name}")(self._model) for name in ("pre", "suf", "mid")]
+            first = low_level.bos(self._model)
+        if min(marks) < 0:
+            raise ModelError(
+                self.model_path, "a model that was not trained to fill in the middle", hint="Leave out suffix."
+            )
+        before = (
+            self.tokenize(prompt, add_special=False) if isinstance(prompt, (str, bytes)) else checked_tokens(prompt)
+        )
+        after = self.tokenize(suffix, add_special=False)
+        return [*([first] if first >= 0 else []), marks[0], *before, marks[1], *after, marks[2]]

@@ -48,6 +48,10 @@ _SWITCHES = {
         "Whether a lesser set may serve where the best one cannot.",
     ),
     "--skip-check/--no-skip-check": ("skip_check", "Skip the check of this host; integrity and probe stay."),
+    "--allow-unverified/--no-allow-unverified": (
+        "allow_unverified",
+        "Try a libllama of unknown layout in a child process, and use it if it works there.",
+    ),
 }
 
 

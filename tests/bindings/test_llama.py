@@ -9,6 +9,7 @@ import pytest
 
 from nativeload_llama import Llama, bundled_model, low_level
 from nativeload_llama.errors import ModelError, PromptTooLongError
+from nativeload_llama.text import Decoder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -169,15 +170,15 @@ WRONG: list[dict[str, Any]] = [
     {"top_k": -(2**31) - 1},
     {"top_k": 1.5},
     {"top_k": "many"},
-    {"top_p": 0},
+    {"top_p": -0.1},
     {"top_p": 1.01},
     {"top_p": math.nan},
     {"min_p": -0.01},
     {"min_p": 1.01},
     {"min_p": math.nan},
-    {"max_tokens": -1},
+    {"max_tokens": -2},
     {"max_tokens": "all"},
-    {"seed": -1},
+    {"seed": -2},
     {"seed": 2**32 - 1},
     {"seed": 2**70},
     {"seed": 1.5},
@@ -263,17 +264,23 @@ def test_the_pieces_of_a_stream_are_the_completion(llama: Llama) -> None:
     assert "".join(pieces) == llama.complete(PROMPT, temperature=0)
 
 
+def written(llama: Llama, tokens: list[int]) -> list[str]:
+    """Return the pieces of text that a stream of these tokens shows."""
+    decoder = Decoder()
+    pieces = [decoder.feed(llama._pieces(token)) for token in tokens]
+    return [piece for piece in [*pieces, decoder.finish()] if piece]
+
+
 @pytest.mark.parametrize("text", ["日本語", "😀", "é"])
 def test_a_piece_never_ends_inside_a_character(llama: Llama, text: str) -> None:
     """Characters that the vocabulary has only as bytes come whole."""
     tokens = llama.tokenize(text, add_special=False)[1:]
     assert len(tokens) > len(text)
-    pieces = list(llama._texts(iter(tokens)))
+    pieces = written(llama, tokens)
     assert "".join(pieces) == text
     assert all("\ufffd" not in piece for piece in pieces)
 
 
 def test_a_generation_that_ends_inside_a_character_says_so(llama: Llama) -> None:
     """Bytes left over at the end become one U+FFFD instead of nothing."""
-    tokens = llama.tokenize("日", add_special=False)[1:-1]
-    assert list(llama._texts(iter(tokens))) == ["\ufffd"]
+    assert written(llama, llama.tokenize("日", add_special=False)[1:-1]) == ["\ufffd"]

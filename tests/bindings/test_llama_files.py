@@ -142,7 +142,7 @@ def test_a_model_cut_short_is_refused(run_python: RunPython) -> None:
 
 def test_flipped_bytes_in_the_header_end_no_process(run_python: RunPython) -> None:
     """A wrong byte in any of 100 places of keys, values and tensor table is refused, or the model opens."""
-    draw = random.Random(20)  # noqa: S311 - places of a test
+    draw = random.Random(20)
     places = draw.sample([*range(4, 1100), *range(TENSORS_END - 2900, TENSORS_END)], 100)
     variants = [(place, bytes([MODEL[place] ^ draw.randrange(1, 256)]).hex(), WHOLE) for place in places]
     found = fates(run_python, variants)

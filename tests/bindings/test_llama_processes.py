@@ -292,7 +292,8 @@ def test_native_lines_go_to_logging(run_python: RunPython) -> None:
         "logging.getLogger('nativeload.llama').addHandler(Keep())\n"
         "logging.getLogger('nativeload.llama').setLevel(logging.DEBUG)\n"
         + OPEN
-        + "pathlib.Path('bad.gguf').write_bytes(b'GGUF' + bytes(100))\n"
+        + "model = pathlib.Path(bundled_model()).read_bytes().replace(b'llama', b'xlama')\n"
+        + "pathlib.Path('bad.gguf').write_bytes(model)\n"
         "try: Llama('bad.gguf')\n"
         "except Exception: pass\n"
         "print(json.dumps(records))\n"
@@ -304,7 +305,7 @@ def test_native_lines_go_to_logging(run_python: RunPython) -> None:
     assert {name for name, _, _ in records} == {"nativeload.llama"}
     assert {level for _, level, _ in records} >= {logging.INFO, logging.ERROR}
     assert not any("\n" in line for _, _, line in records)
-    assert any("bad.gguf" in line for _, level, line in records if level == logging.ERROR)
+    assert any("xlama" in line for _, level, line in records if level == logging.ERROR)
 
 
 CALLBACK = """

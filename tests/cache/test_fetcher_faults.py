@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-BODY = random.Random(1).randbytes(200_000)  # noqa: S311
-OTHER = random.Random(2).randbytes(200_000)  # noqa: S311
+BODY = random.Random(1).randbytes(200_000)
+OTHER = random.Random(2).randbytes(200_000)
 DIGEST = hashlib.sha256(BODY).hexdigest()
 HALF = len(BODY) // 2
 QUICK = Patience(connect=1.0, waits=(0.01, 0.02, 0.03))
@@ -617,7 +617,7 @@ def test_what_is_not_http_is_an_error_like_others(kind: str) -> None:
 
 def test_damaged_answers_lead_to_known_errors_only() -> None:
     """Two hundred heads, each with some bytes changed, doubled or taken out."""
-    chance = random.Random(3)  # noqa: S311
+    chance = random.Random(3)
     heads = [
         b'HTTP/1.1 200 OK\r\nContent-Length: 9\r\nETag: "a"\r\nContent-Type: text/plain\r\n\r\n123456789',
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\n123456789\r\n0\r\n\r\n",

@@ -20,8 +20,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from pathlib import Path
 
-VERBS = ("run", "resolve", "plan", "doctor", "prefetch", "import", "cache", "publish")
-LOADING = ("run", "resolve", "plan", "doctor")
+VERBS = ("run", "chat", "gguf", "bench", "resolve", "plan", "doctor", "prefetch", "import", "cache", "publish")
+LOADING = ("run", "chat", "resolve", "plan", "doctor")
 REPORTING = ("resolve", "plan", "doctor")
 VARIABLES = {option: settings.OPTIONS[field][0][0] for option, (field, _) in {**_OPTIONS, **_SWITCHES}.items()}
 
@@ -168,6 +168,8 @@ def test_flag_and_variable_say_the_same(tmp_path: Path) -> None:
         ("--no-fallback", "NATIVELOAD_AUTO_FALLBACK", "off"),
         ("--skip-check", "NATIVELOAD_SKIP_CHECK", "1"),
         ("--no-skip-check", "NATIVELOAD_SKIP_CHECK", "0"),
+        ("--allow-unverified", "NATIVELOAD_ALLOW_UNVERIFIED", "1"),
+        ("--no-allow-unverified", "NATIVELOAD_ALLOW_UNVERIFIED", "0"),
     ],
 )
 def test_switch_and_variable_say_the_same(flag: str, variable: str, word: str) -> None:

@@ -223,7 +223,7 @@ def test_an_elf_file_says_what_its_own_reader_reads(build: Callable[..., Path]) 
         (b"", "it is empty"),
         (b"\x7f", "not an ELF, PE or Mach-O file"),
         (b"<!DOCTYPE html>" * 99, "not an ELF, PE or Mach-O file"),
-        (random.Random(1).randbytes(5000), "not an ELF, PE or Mach-O file"),  # noqa: S311
+        (random.Random(1).randbytes(5000), "not an ELF, PE or Mach-O file"),
         (b"MZ" + bytes(500), "a DOS program"),
         (b"MZ" + b"\xff" * 500, "a table lies beyond its end"),
         (b"\xca\xfe\xba\xbe" + bytes(500), "lipo -thin"),
@@ -298,7 +298,7 @@ def test_flipped_bytes_are_read_or_are_a_load_error(
         "macho": handmade.macho(b"\xc3" * 512, needed=("/usr/lib/a.dylib", "@rpath/b.dylib")),
     }[kind]
     places = [at for at, byte in enumerate(whole) if byte or at < 1024]
-    chance, refused = random.Random(kind), 0  # noqa: S311
+    chance, refused = random.Random(kind), 0
     for _ in range(1500):
         data = bytearray(whole)
         for _ in range(chance.choice([1, 2, 4])):

@@ -174,7 +174,7 @@ def test_a_section_of_nothing_but_entries_is_bounded(tmp_path: Path) -> None:
 
 
 def test_flipped_bytes_are_read_or_are_a_load_error(tmp_path: Path) -> None:
-    chance, refused = random.Random(4), 0  # noqa: S311
+    chance, refused = random.Random(4), 0
     whole = container(entry(75, PTX), entry(86, SASS)) + container(entry(86, SASS), entry(75, PTX))
     for _ in range(1500):
         code = bytearray(whole)

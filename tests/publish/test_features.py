@@ -424,7 +424,7 @@ def test_a_mac_has_sse_4_1(tmp_path: Path) -> None:
     ("data", "reason"),
     [
         (b"", "it is empty"),
-        (random.Random(2).randbytes(4096), "not an ELF, PE or Mach-O file"),  # noqa: S311
+        (random.Random(2).randbytes(4096), "not an ELF, PE or Mach-O file"),
         (handmade.elf({".text": RET})[:-70], "beyond its end"),
         (handmade.elf({".text": b"\x06" + RET}), "undecodable code at 0x1000"),
         (handmade.elf({".text": RET + b"\xc5"}), "undecodable code at 0x1001"),  # cut in the middle
@@ -448,7 +448,7 @@ def test_what_cannot_be_read_in_full_is_refused(tmp_path: Path, data: bytes, rea
 
 def test_random_code_is_refused_or_read_but_never_hangs(tmp_path: Path) -> None:
     """Bytes that happen to name tables, pad, and jump anywhere."""
-    chance, refused = random.Random(3), 0  # noqa: S311
+    chance, refused = random.Random(3), 0
     some = [
         b"\x8b\x8c\x82",
         b"\x00",

@@ -337,7 +337,7 @@ def test_the_order_does_not_depend_on_the_order_of_input() -> None:
             assert len(set(expected.sets)) == len(expected.sets)
             for seed in range(4):
                 mixed = [_mixed(bundle, seed) for bundle in bundles]
-                random.Random(seed).shuffle(mixed)  # noqa: S311 - a fixed order is wanted
+                random.Random(seed).shuffle(mixed)
                 found = rank(mixed, host, config)
                 assert found.sets == expected.sets
                 assert set(found.decisions) == set(expected.decisions)
@@ -345,7 +345,7 @@ def test_the_order_does_not_depend_on_the_order_of_input() -> None:
 
 def _mixed(bundle: Bundle, seed: int) -> Bundle:
     cpus, gpus = list(bundle.cpus), list(bundle.gpus)
-    dice = random.Random(seed)  # noqa: S311 - a fixed order is wanted
+    dice = random.Random(seed)
     dice.shuffle(cpus)
     dice.shuffle(gpus)
     return replace(bundle, cpus=tuple(cpus), gpus=tuple(gpus))

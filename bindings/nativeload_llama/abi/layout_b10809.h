@@ -32,11 +32,14 @@ struct ggml_tensor;
 struct ggml_threadpool;
 struct gguf_context;
 struct llama_adapter_lora;
+struct llama_batch_ext;
 struct llama_context;
 struct llama_memory_i;
 struct llama_model;
 struct llama_vocab;
 
+typedef void (*ggml_abort_callback_t)(const char *error_message);
+ggml_abort_callback_t ggml_set_abort_callback(ggml_abort_callback_t callback);
 enum ggml_type {
     GGML_TYPE_F32 = 0,
     GGML_TYPE_F16 = 1,
@@ -317,6 +320,10 @@ enum llama_model_meta_key {
     LLAMA_MODEL_META_KEY_SAMPLING_MIROSTAT_TAU,
     LLAMA_MODEL_META_KEY_SAMPLING_MIROSTAT_ETA,
 };
+enum llama_process_type {
+    LLAMA_PROCESS_TYPE_ENCODE,
+    LLAMA_PROCESS_TYPE_DECODE,
+};
 struct llama_model_kv_override {
     enum llama_model_kv_override_type tag;
     char key[128];
@@ -551,11 +558,30 @@ struct llama_batch llama_batch_init(int32_t n_tokens, int32_t embd, int32_t n_se
 void llama_batch_free(struct llama_batch batch);
 int32_t llama_encode(struct llama_context *ctx, struct llama_batch batch);
 int32_t llama_decode(struct llama_context *ctx, struct llama_batch batch);
+struct llama_embd {
+    const float *data;
+    size_t n_rows;
+    size_t n_embd;
+};
+struct llama_batch_ext *llama_batch_ext_init(struct llama_context *ctx);
+void llama_batch_ext_free(struct llama_batch_ext *batch);
+void llama_batch_ext_clear(struct llama_batch_ext *batch);
+int32_t llama_batch_ext_add(struct llama_batch_ext *batch, llama_seq_id seq_id);
+int32_t llama_batch_ext_add_token(struct llama_batch_ext *batch, llama_seq_id seq_id, llama_token id);
+int32_t llama_batch_ext_add_embd(struct llama_batch_ext *batch, llama_seq_id seq_id, struct llama_embd embd);
+bool llama_batch_ext_add_seq(struct llama_batch_ext *batch, int32_t idx, llama_seq_id seq_id);
+bool llama_batch_ext_set_embd_token(struct llama_batch_ext *batch, int32_t idx, struct llama_embd embd);
+bool llama_batch_ext_set_embd_state(struct llama_batch_ext *batch, int32_t idx, struct llama_embd embd);
+bool llama_batch_ext_set_output_embd(struct llama_batch_ext *batch, int32_t idx, bool value);
+bool llama_batch_ext_set_output_logits(struct llama_batch_ext *batch, int32_t idx, bool value);
+bool llama_batch_ext_set_pos(struct llama_batch_ext *batch, int32_t idx, const llama_pos *pos);
+int32_t llama_process(struct llama_context *ctx, enum llama_process_type type, struct llama_batch_ext *batch);
 void llama_set_n_threads(struct llama_context *ctx, int32_t n_threads, int32_t n_threads_batch);
 int32_t llama_n_threads(struct llama_context *ctx);
 int32_t llama_n_threads_batch(struct llama_context *ctx);
 void llama_set_embeddings(struct llama_context *ctx, bool embeddings);
 void llama_set_causal_attn(struct llama_context *ctx, bool causal_attn);
+bool llama_get_causal_attn(const struct llama_context *ctx);
 void llama_set_warmup(struct llama_context *ctx, bool warmup);
 void llama_set_abort_callback(struct llama_context *ctx, ggml_abort_callback abort_callback, void *abort_callback_data);
 void llama_synchronize(struct llama_context *ctx);

@@ -38,6 +38,8 @@ struct llama_memory_i;
 struct llama_model;
 struct llama_vocab;
 
+typedef void (*ggml_abort_callback_t)(const char *error_message);
+ggml_abort_callback_t ggml_set_abort_callback(ggml_abort_callback_t callback);
 enum ggml_type {
     GGML_TYPE_F32 = 0,
     GGML_TYPE_F16 = 1,
