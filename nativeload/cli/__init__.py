@@ -16,6 +16,9 @@ from nativeload.errors import ConfigError, NativeLoadError
 
 _VERBS = {
     "run": "Generate text with a model (default: the small story model that comes along).",
+    "chat": "Talk with a model.",
+    "gguf": "Print the metadata and the tensors of a model file.",
+    "bench": "Measure which library, CPU backend and device is the fastest here.",
     "resolve": "Say which library would be used here, and verify it.",
     "plan": "Say which library would be used on this or another machine, without opening anything.",
     "doctor": "Say what this machine has, what is loaded, and what is missing.",

@@ -2,37 +2,27 @@
 
 from __future__ import annotations
 
-import math
-import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from nativeload.cli.options import config_of, library_options
-from nativeload.cli.report import summary
+from nativeload.cli.models import drawing_options, model_options, open_model
+from nativeload.cli.options import library_options
 
-_MODEL_HINT = "Give a GGUF file with --model, or leave it out for the bundled story model."
+if TYPE_CHECKING:
+    from nativeload_llama import Llama
+
 _FIRST_PROMPT = "Once upon a time"
-
-
-def _finite(_: click.Context, parameter: click.Parameter, value: float) -> float:
-    if not value < math.inf:
-        raise click.BadParameter(f"{value} is not a finite number.", param=parameter)
-    return value
 
 
 @click.command("run")
 @click.argument("prompt", required=False)
-@click.option("--model", type=click.Path(), help="A GGUF file (default: the bundled story model).")
+@model_options
 @click.option("--max-tokens", type=click.IntRange(min=1), default=256, show_default=True, help="Tokens at most.")
-@click.option(
-    "--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True, help="0 is greedy.", callback=_finite
-)
-@click.option("--seed", type=click.IntRange(0, 2**32 - 2), help="The same seed gives the same text.")
-@click.option("--threads", type=click.IntRange(1, 512), help="CPU threads (default: half of the usable cores).")
-@click.option("--ctx", "n_ctx", type=click.IntRange(min=1), help="Tokens the context holds.")
+@drawing_options
 @click.option("--echo/--no-echo", default=True, help="Print the prompt before its continuation.")
+@click.option("--verbose", is_flag=True, help="Say on stderr how fast it went.")
 @library_options
 def command(
     *,
@@ -43,26 +33,20 @@ def command(
     seed: int | None,
     threads: int | None,
     n_ctx: int | None,
+    gpu_layers: int | None,
     echo: bool,
+    verbose: bool,
     **said: Any,
 ) -> None:
     """Continue PROMPT ('-' reads it from stdin); what was chosen and from where is said on stderr."""
-    from nativeload_llama import Llama, ModelError, bundled_model
-
     text = _prompt(prompt, model)
-    config = config_of("llama", said)
-    try:
-        llama = Llama(model or bundled_model(), config=config, n_ctx=n_ctx, n_threads=threads)
-    except ModelError as error:
-        raise error if error.hint else ModelError(error.path, error.reason, hint=_MODEL_HINT) from error
-    with llama:
-        devices = ", ".join(device.name for device in llama.library.devices)
-        click.echo(f"{summary(llama.library.resolution)}, on {devices}", err=True)
-        click.echo(f"model: {os.path.basename(model or bundled_model())} ({llama.description})", err=True)
-        _stream(
-            text if echo else "",
-            llama.stream(text, max_tokens=max_tokens, temperature=temperature, seed=seed),
-        )
+    with open_model(
+        model, threads=threads, n_ctx=n_ctx, gpu_layers=gpu_layers, said=said, no_perf=not verbose
+    ) as llama:
+        pieces = llama.stream(text, max_tokens=max_tokens, temperature=temperature, seed=seed)
+        _stream(text if echo else "", pieces)
+        if verbose:
+            _say_speed(llama)
 
 
 def _prompt(prompt: str | None, model: str | None) -> str:
@@ -91,3 +75,15 @@ def _stream(first: str, pieces: Any) -> None:
     except KeyboardInterrupt:
         click.echo()
         sys.exit(130)
+
+
+def _say_speed(llama: Llama) -> None:
+    """Say how long the prompt and the text took, as llama.cpp measured it."""
+    speed = llama.speed()
+    for what, count, milliseconds in (
+        ("prompt", speed.n_p_eval, speed.t_p_eval_ms),
+        ("text", speed.n_eval, speed.t_eval_ms),
+    ):
+        rate = f", {1000 * count / milliseconds:.1f} tokens/s" if milliseconds else ""
+        click.echo(f"{what}: {count} tokens in {milliseconds:.1f} ms{rate}", err=True)
+    click.echo(f"load: {speed.t_load_ms:.1f} ms", err=True)

@@ -22,10 +22,10 @@ RUN = [sys.executable, "-m", "nativeload", "run", "--threads", "1"]
 # The same command, but each token takes a while, so that it can be interrupted in between.
 SLOWLY = """
 import sys, time
-from nativeload_llama import low_level
-draw = low_level.sampler_sample
-def slow(*given): time.sleep(0.05); return draw(*given)
-low_level.sampler_sample = slow
+from nativeload_llama.stream import Stream
+step = Stream.__next__
+def slow(stream): time.sleep(0.05); return step(stream)
+Stream.__next__ = slow
 from nativeload.cli import main
 sys.argv[0] = "nativeload"
 main()
