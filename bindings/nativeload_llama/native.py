@@ -91,9 +91,13 @@ class Native:
             work()
 
     def _call_aside(self, work: Callable[[], None]) -> None:
+        import threading
+
         aside = _Aside(self, work)
+        # Not _thread's: whoever asks for the current thread there, as logging does, would leave a dummy behind.
+        thread = threading.Thread(target=aside.run, name="nativeload: a long call", daemon=True)
         try:
-            _thread.start_new_thread(aside.run, ())
+            thread.start()
             aside.done.acquire()
         except BaseException:
             aside.abandoned = True  # said first: a thread that has not begun sees it, and one that has is waited for
@@ -101,6 +105,7 @@ class Native:
                 self.flag.set()
                 aside.wait()
             raise
+        thread.join()
         if aside.error is not None:
             raise aside.error
 

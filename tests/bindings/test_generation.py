@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import threading
 import time
@@ -49,6 +50,23 @@ def test_a_conversation_goes_on_where_it_was(llama: Llama) -> None:
     text = llama.complete(PROMPT, temperature=0, max_tokens=16)
     tokens = llama.tokenize(PROMPT + text)
     assert cached(llama, PROMPT + text + " Then") >= min(len(tokens), len(llama.tokenize(PROMPT)) + 14)
+
+
+def test_a_long_prompt_leaves_no_thread_behind(llama: Llama) -> None:
+    """Also where the native library logs from within it."""
+    before = threading.active_count()
+    for _ in range(3):
+        llama.reset()
+        llama.complete(PROMPT * 5, max_tokens=1)
+    generation = llama._generation(llama.tokenize(PROMPT * 20)[:500], None, {})
+    llama.reset()
+    threading.Timer(0.001, generation.cancel).start()
+    with contextlib.suppress(AbortedError):
+        list(generation.tokens())
+    deadline = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < deadline:
+        time.sleep(0.01)  # the timer's own
+    assert threading.active_count() <= before
 
 
 def test_common_beginnings() -> None:
