@@ -15,7 +15,6 @@ import weakref
 from nativeload.value import Value
 from nativeload_llama import low_level
 from nativeload_llama.errors import AdapterError, ModelError
-from nativeload_llama.generation import Turn
 from nativeload_llama.identity import fingerprint
 
 TYPE_CHECKING = False
@@ -86,8 +85,8 @@ def set_lora(llama: OpenedModel, adapters: Mapping[str | Path | LoraAdapter, flo
     """
     if not hasattr(adapters, "items"):
         raise TypeError(f"adapters are a mapping of file to scale, not {type(adapters).__name__}")
-    native, turns = llama._native, _turns(llama)
-    with native.entered():
+    native = llama._native
+    with llama._session.alone(), llama._crowd.alone(), native.entered():
         text = llama._text_context()
         chosen: dict[Adapter, float] = {}
         for one, scale in adapters.items():
@@ -100,7 +99,6 @@ def set_lora(llama: OpenedModel, adapters: Mapping[str | Path | LoraAdapter, flo
         llama._session.forget()
         for context in native.contexts.values():
             low_level.set_adapters_lora(context, list(chosen.items()))
-    del turns
 
 
 def lora_adapters(llama: OpenedModel) -> dict[str, float]:
@@ -128,8 +126,8 @@ def set_control_vector(
         AdapterError: no control vector, one of another model, or numbers that are not finite.
         BusyError: as `set_lora`.
     """
-    native, turns = llama._native, _turns(llama)
-    with native.entered():
+    native = llama._native
+    with llama._session.alone(), llama._crowd.alone(), native.entered():
         text = llama._text_context()
         used = None if vector is None else _directions(text, vector, scale, layers)
         if used == _steered(text):
@@ -137,7 +135,6 @@ def set_control_vector(
         llama._session.forget()
         for context in native.contexts.values():
             _steer(context, used)
-    del turns
 
 
 def carry_over(llama: OpenedModel, context: Context) -> None:
@@ -157,14 +154,6 @@ def active(native: Native) -> dict[str, str]:
     if (used := _steered(text)) is not None:
         found[_VECTOR] = f"{hashlib.sha256(used.numbers.tobytes()).hexdigest()[:16]} {used.first}-{used.last}"
     return found
-
-
-def _turns(llama: OpenedModel) -> list[Turn]:
-    """Wait for everything that is being written; it is nobody's turn while what is returned is kept."""
-    turns = [Turn(llama._native), Turn(llama._native)]
-    for session, turn in zip((llama._session, llama._crowd), turns, strict=True):
-        session.begin(turn)
-    return turns
 
 
 # What follows is called with the lock held.

@@ -165,18 +165,20 @@ class PromptScores:
         entries: (likelihood, the token's bytes, where it begins in the prompt), one for each token so far.
     """
 
-    def __init__(self, native: Native, pieces: Pieces, scorer: Scorer, prompt: list[int]) -> None:
+    def __init__(self, native: Native, pieces: Pieces, scorer: Scorer, prompt: list[int], text: str) -> None:
+        written = b"".join(pieces(token) for token in prompt).decode("utf-8", "replace")
+        blank = max(0, len(written) - len(text))  # the tokenizer's own, before the text
         self._native, self._scorer = native, scorer
         self._pieces = [pieces(token) for token in prompt]
-        self._place = 0
+        self._place, self._decoder = -blank, Decoder()
         self.entries: list[tuple[Likelihood, bytes, int]] = []
         for token in prompt[:1]:
             self._add(Likelihood(token, None, ()))
 
     def _add(self, likelihood: Likelihood) -> None:
         piece = self._pieces[len(self.entries)]
-        self.entries.append((likelihood, piece, self._place))
-        self._place += len(piece.decode("utf-8", "replace"))
+        self.entries.append((likelihood, piece, max(0, self._place)))
+        self._place += len(self._decoder.feed(piece))
 
     def __call__(self, row: int, token: int) -> None:
         """Take a token of the prompt, and the row of logits that it was predicted by."""

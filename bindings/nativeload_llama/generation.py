@@ -7,7 +7,9 @@ last one did is not decoded again.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
+import sys
 import time
 import weakref
 
@@ -33,15 +35,23 @@ _AT_ONCE = 8  # tokens: a step this small is over before anybody presses Ctrl-C
 class Turn:
     """Something under way in a context: as long as its generator keeps this and has not said that it is over."""
 
-    def __init__(self, native: Native) -> None:
-        self.native = native
+    def __init__(self, session: Session) -> None:
+        self.session, self.native = session, session.native
         self.thread = _thread.get_ident()
+        self.reader: object = None  # the asyncio task that reads it, where one does: its steps run in any thread
         self.over = self.cancelled = False
 
     def cancel(self) -> None:
         """End it from another thread: now, in the middle of a decode (on the CPU), or at its next step."""
         self.cancelled = True
-        self.native.flag.set()
+        if self.native.decoding is self:  # the flag ends whatever decodes
+            self.native.flag.set()
+
+    def end(self) -> None:
+        """Say that it is over; nothing holds it any more."""
+        self.over = True
+        if self.native.decoding is self:
+            self.native.decoding = None
 
     def go_on(self) -> None:
         """Say before each step, with the lock held, that this thread takes it.
@@ -51,6 +61,7 @@ class Turn:
             AbortedError: it was cancelled.
         """
         self.thread = _thread.get_ident()  # a generator may be handed from one thread to another
+        self.native.decoding = self
         self.native.flag.clear()
         self.native.check()
         if self.cancelled:  # asked for after the flag is lowered, which `cancel` raises last
@@ -72,6 +83,8 @@ class Session:
         self.n_keep = n_keep
         self.held: list[int] = []
         self.ends: dict[int, bool] = {}
+        kinds = low_level.model_is_recurrent, low_level.model_is_hybrid
+        self.recurrent = any(kind(native.model) for kind in kinds)
         self._gate = _thread.allocate_lock()
         self._current: weakref.ref[Turn] | None = None
         self._one: low_level.SingleToken | None = None
@@ -84,21 +97,43 @@ class Session:
             BusyError: this thread is in the middle of another one.
             ClosedError: the Llama was closed while this waited.
         """
+        self.native.entered()  # says that this is a forked child: nobody there would ever end the parent's turn
         turn.thread = _thread.get_ident()
-        while not self._taken(turn):
+        while not self.taken(turn):
             if self.native.closed:
                 raise ClosedError("this Llama is closed")
+            if turn.cancelled:
+                raise AbortedError("the generation was cancelled")
             time.sleep(0.002)
 
-    def _taken(self, turn: Turn) -> bool:
+    def taken(self, turn: Turn) -> bool:
+        """Take the turn if it is nobody's; return whether it is this one's now.
+
+        Raises:
+            BusyError: it is that of whoever asks, which would wait for itself.
+        """
         with self._gate:
             current = self._current() if self._current is not None else None
-            if current is None or current.over:
+            if current is None or current.over or current is turn:
                 self._current = weakref.ref(turn)
                 return True
-        if current.thread == turn.thread:
+        if current.reader is not None:
+            same = current.reader is (turn.reader or _task())
+        else:
+            same = turn.reader is None and current.thread == turn.thread
+        if same:
             raise BusyError("another generation of this Llama is under way in this thread")
         return False
+
+    @contextlib.contextmanager
+    def alone(self) -> Generator[None, None, None]:
+        """Do something that no generation may be in the middle of; errors as `begin`."""
+        turn = Turn(self)
+        try:
+            self.begin(turn)
+            yield
+        finally:
+            turn.end()
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends the text; C is asked once for each."""
@@ -168,11 +203,15 @@ class Session:
         kept = min(self.n_keep, context.n_ctx // 2)
         dropped = max((len(self.held) - kept) // 2, count)
         end = kept + dropped
-        if end > len(self.held) or not low_level.memory_seq_rm(context, 0, kept, end):
+        if end > len(self.held):
             return False
-        low_level.memory_seq_add(context, 0, end, -1, -dropped)
-        del self.held[kept:end]
-        return True
+        held = self.held[:]
+        self.held.clear()  # interrupted from here on, it is not known what the context holds
+        if shifted := low_level.memory_seq_rm(context, 0, kept, end):
+            low_level.memory_seq_add(context, 0, end, -1, -dropped)
+            del held[kept:end]
+        self.held.extend(held)
+        return shifted
 
 
 class Generation(Turn):
@@ -203,8 +242,9 @@ class Generation(Turn):
         draft: Draft | None = None,
         scored: Callable[[int, int], None] | None = None,
     ) -> None:
-        super().__init__(session.native)
-        self.session, self.prompt = session, prompt
+        super().__init__(session)
+        self.prompt = prompt
+        self.owner: object = None  # what is written from outlives the name of its Llama
         self.finish_reason: FinishReason = "length"
         self.cached = self.drafted = self.accepted = 0
         self.row = -1
@@ -223,8 +263,8 @@ class Generation(Turn):
         Raises:
             BusyError, ClosedError, ContextError, AbortedError: as the session's verbs.
         """
-        self.session.begin(self)
         try:
+            self.session.begin(self)
             self._prefill()
             with self.native.entered():
                 self.go_on()
@@ -232,7 +272,7 @@ class Generation(Turn):
             if self.max_tokens != 0:
                 yield from self._drawn() if bare is None else self._plain(*bare)
         finally:
-            self.over = True
+            self.end()
             self._draw.free()
 
     def _prefill(self) -> None:
@@ -288,6 +328,7 @@ class Generation(Turn):
                 native.entered()  # says what is wrong
             with lock:
                 self.thread = ident()
+                native.decoding = self
                 flag[0] = 0
                 if native.closed or self.cancelled or native.ending:
                     self.go_on()  # says what is wrong
@@ -347,7 +388,7 @@ class Generation(Turn):
         """Ask for a draft: never more than may still be yielded, or fits."""
         session = self.session
         context = self.native.contexts.get("text")
-        if self._draft is None or context is None:
+        if self._draft is None or context is None or session.recurrent:  # what such a state took in stays in
             return ()
         room = min(context.n_batch - 1, context.n_ctx - len(session.held) - 2)
         if limit is not None:
@@ -369,6 +410,15 @@ class Generation(Turn):
             del self.session.held[-wrong:]
             low_level.memory_seq_rm(context, 0, len(self.session.held), -1)
         return got
+
+
+def _task() -> object:
+    """Return the asyncio task that runs in this thread, or None."""
+    asyncio = sys.modules.get("asyncio")
+    try:
+        return None if asyncio is None else asyncio.current_task()
+    except RuntimeError:  # no loop runs here
+        return None
 
 
 def _common(held: Sequence[int], prompt: Sequence[int]) -> int:

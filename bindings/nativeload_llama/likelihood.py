@@ -7,6 +7,7 @@ Python objects.
 from __future__ import annotations
 
 import math
+import operator
 
 from nativeload.value import Value
 from nativeload_llama import low_level
@@ -46,7 +47,7 @@ class Scorer:
     """
 
     def __init__(self, model: Model, count: int) -> None:
-        if not 0 <= count <= MOST:
+        if not 0 <= operator.index(count) <= MOST:
             raise ValueError(f"logprobs is {count}, and must be between 0 and {MOST}")
         self._count = count
         self._candidates: Candidates = low_level.Candidates(model.api, model.n_vocab)

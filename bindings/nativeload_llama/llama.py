@@ -146,7 +146,7 @@ class Llama(OpenedModel):
         """
         limit, stop = options.pop("max_tokens", None), options.pop("stop", None)
         writer = self._writer(self._prompt_tokens(prompt), limit, stop, options)
-        return Stream(writer.texts(), writer.generation.cancel)
+        return Stream(writer.texts(), writer.generation)
 
     def complete(self, prompt: str | Sequence[int], **options: Unpack[TextOptions]) -> str:
         """Return the text that follows a prompt; the options are those of `create_completion`."""
@@ -211,12 +211,12 @@ class Llama(OpenedModel):
         if echo:
             before = Echo(prompt if isinstance(prompt, str) else self.detokenize(tokens))
             if scorer is not None:
-                scored = PromptScores(self._native, self._pieces, scorer, tokens)
+                scored = PromptScores(self._native, self._pieces, scorer, tokens, before.text)
                 before = Echo(before.text, scored.entries)
         writer = self._writer(tokens, max_tokens, stop, sampling, scorer=scorer, until=stopping_criteria, scored=scored)
         name = os.path.basename(self.model_path) if model is None else model
         if stream:
-            return Stream(chunks(writer, name, before, logprobs=scorer is not None), writer.generation.cancel)
+            return Stream(chunks(writer, name, before, logprobs=scorer is not None), writer.generation)
         return whole(writer, name, before, logprobs=scorer is not None)
 
     __call__ = create_completion
@@ -326,6 +326,8 @@ class Llama(OpenedModel):
         """
         from nativeload_llama.many import Many, completions
 
+        if isinstance(prompts, (str, bytes)):
+            raise TypeError("prompts is a list of texts, not one text")
         if n_parallel is not None and operator.index(n_parallel) < 1:
             raise ValueError(f"n_parallel is {n_parallel}, and must be at least 1")
         tokens = [self._prompt_tokens(prompt) for prompt in prompts]
@@ -336,7 +338,7 @@ class Llama(OpenedModel):
             Draw(self._model, how).free()
         many = Many(self, tokens, limit, how, stops=checked_stops(stop), n_parallel=n_parallel)
         if stream:
-            return Stream(many.written(), many.cancel)
+            return Stream(many.written(), many)
         return completions(many, os.path.basename(self.model_path))
 
     # -- embeddings ----------------------------------------------------------------------------------------------

@@ -100,20 +100,21 @@ class Many(Turn):
         stops: tuple[str, ...],
         n_parallel: int | None,
     ) -> None:
-        super().__init__(llama._native)
+        super().__init__(llama._crowd)
         self._llama, self._max_tokens, self._sampling = llama, max_tokens, sampling
         self.texts = [Text(index, prompt, stops) for index, prompt in enumerate(prompts)]
         longest, most = max(map(len, prompts), default=1), llama.n_ctx
         self._room = most if max_tokens is None else min(most, longest + max_tokens)
         usual = max(1, min(USUAL_PARALLEL, _CONTEXTS * most // self._room))
-        self._parallel = max(1, min(usual if n_parallel is None else n_parallel, len(prompts)))
+        rows = llama._context_options["n_batch"]  # a batch must hold a token of each
+        self._parallel = max(1, min(usual if n_parallel is None else n_parallel, len(prompts), rows))
 
     def written(self) -> Generator[tuple[int, str], None, None]:
         """Yield (place of the prompt, piece of its text) as they come; the end of a text is an empty piece."""
         llama, native = self._llama, self.native
-        llama._crowd.begin(self)
         waiting, running = self.texts[::-1], list[Text]()
         try:
+            self.session.begin(self)
             if self._max_tokens == 0:
                 waiting.clear()
                 for text in self.texts:
@@ -140,7 +141,7 @@ class Many(Turn):
                     self._ended(text)
                 free.sort(reverse=True)
         finally:
-            self.over = True
+            self.end()
             for text in running:
                 self._ended(text)
 
@@ -169,6 +170,7 @@ class Many(Turn):
         batch.clear()
         for text in sorted(running, key=lambda one: len(one.tokens) - one.decoded > 1):
             text.add(batch)
+        self.native.decoding = self
         try:
             self.native.call(lambda: low_level.decode(context, batch))
         except AbortedError:

@@ -7,6 +7,7 @@ is noticed, close() works at any time from anywhere, and a long call can be ende
 from __future__ import annotations
 
 import _thread
+import contextlib
 import os
 
 from nativeload_llama import low_level
@@ -36,6 +37,8 @@ class Native:
         self.lock = _thread.RLock()
         self.is_mine: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]  # as threading.Condition
         self.worker = 0  # the thread that makes a call for the one that holds the lock
+        self.decoding: object = None  # the turn whose step is being taken, or None where it is no turn's
+        self.aside: _Aside | None = None  # a call under way in a thread of its own
         self._freed = False
         self.ending = False
 
@@ -63,6 +66,7 @@ class Native:
         """
         if self.ending:
             self._park()
+        self._settle()
         if self.closed:
             self._free()
             raise ClosedError("this Llama is closed")
@@ -76,9 +80,19 @@ class Native:
         Raises:
             ClosedError: close() was called.
         """
+        self._settle()
         self.flag.clear()
         self.check()
         return self.contexts[purpose]
+
+    def _settle(self) -> None:
+        """Wait for a call whose caller was torn away from it, by one Ctrl-C after the other: two must not be in C."""
+        aside = self.aside
+        if aside is not None and self.worker != _thread.get_ident():
+            while aside.begun and not aside.over:
+                self.flag.set()
+                aside.done.acquire(timeout=0.01)
+            self.aside = None
 
     def call(self, work: Callable[[], None]) -> None:
         """Make a call that may take long; the lock is held.
@@ -96,6 +110,7 @@ class Native:
         aside = _Aside(self, work)
         # Not _thread's: whoever asks for the current thread there, as logging does, would leave a dummy behind.
         thread = threading.Thread(target=aside.run, name="nativeload: a long call", daemon=True)
+        self.aside = aside
         try:
             thread.start()
             aside.done.acquire()
@@ -105,6 +120,7 @@ class Native:
                 self.flag.set()
                 aside.wait()
             raise
+        self.aside = None
         thread.join()
         if aside.error is not None:
             raise aside.error
@@ -140,6 +156,7 @@ class Native:
         forever.acquire()
 
     def _free(self) -> None:
+        self._settle()
         if self._freed:
             return
         self._freed = True
@@ -174,17 +191,16 @@ class _Aside:
         except BaseException as error:  # noqa: BLE001 - raised by the thread that waits
             self.error = error
         finally:
-            self._native.worker = 0
+            if not self.abandoned or self._native.worker == _thread.get_ident():
+                self._native.worker = 0
             self.over = True
             self.done.release()
 
     def wait(self) -> None:
         """Wait for the end, whatever signals come: it is near. The lock may have been taken just before a signal."""
         while not self.over:
-            try:
+            with contextlib.suppress(BaseException):  # a second Ctrl-C; the first one is being raised
                 self.done.acquire(timeout=0.01)
-            except KeyboardInterrupt:  # a second Ctrl-C; the first one is being raised
-                continue
 
 
 def _in_main_thread() -> bool:

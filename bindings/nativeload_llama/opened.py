@@ -274,7 +274,9 @@ class OpenedModel:
         with self._native.entered():
             self._check_prompt(prompt)
             draw = Draw(self._model, how, prompt)
-        return Generation(self._session, prompt, limit, draw, draft=self._draft, scored=scored)
+        made = Generation(self._session, prompt, limit, draw, draft=self._draft, scored=scored)
+        made.owner = self
+        return made
 
     def _how(self, max_tokens: int | None, sampling: SamplingOptions) -> tuple[int | None, Sampling]:
         """Return how many tokens may be drawn, and how; -1 is llama-cpp-python's word for no limit."""
@@ -313,20 +315,25 @@ class OpenedModel:
     def _side_context(self, purpose: str, **changes: Any) -> Context:
         """Return another context of the model, made when it is first asked for; the lock is held."""
         context = self._text_context()
+        self._native.decoding = None
         if purpose not in self._native.contexts:
             options = {"n_ctx": context.n_ctx, **self._context_options, **changes}
-            made = low_level.init_from_model(self._model, abort=self._native.flag, **options)
-            self._native.contexts[purpose] = made
             from nativeload_llama.adapters import carry_over
 
-            carry_over(self, made)
+            made = low_level.init_from_model(self._model, abort=self._native.flag, **options)
+            try:
+                carry_over(self, made)
+            except BaseException:
+                low_level.free(made)
+                raise
+            self._native.contexts[purpose] = made
         return self._native.context(purpose)
 
     # -- its end -------------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
         """Forget what the context holds; the next prompt is decoded whole."""
-        with self._native.entered():
+        with self._session.alone(), self._native.entered():
             self._text_context()
             self._session.forget()
 

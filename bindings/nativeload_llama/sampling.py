@@ -128,7 +128,7 @@ def checked_seed(seed: int | None) -> int:
     """
     if seed is None:
         return low_level.DEFAULT_SEED
-    if seed == -1:  # llama-cpp-python's and OpenAI-like servers' word for "none"
+    if seed in (-1, low_level.DEFAULT_SEED):  # llama-cpp-python's words for "none"
         return low_level.DEFAULT_SEED
     if not 0 <= operator.index(seed) < low_level.DEFAULT_SEED:
         raise ValueError(f"seed is {seed}, and must be between 0 and 2**32 - 2")
@@ -146,6 +146,7 @@ class Draw:
     def __init__(self, model: Model, sampling: Sampling, history: Sequence[int] = ()) -> None:
         self._model = model
         self._processors = sampling.processors()
+        self._processed_at, self._processed = -1, None
         self._grammar: Sampler | None = None
         self._candidates: Candidates | None = None
         self.chain = low_level.sampler_chain_init(model.api)
@@ -186,11 +187,25 @@ class Draw:
         """Return every token with its logit, as the processors leave it."""
         if self._candidates is None:
             self._candidates = low_level.Candidates(self._model.api, self._model.n_vocab)
-        logits: Any = low_level.get_logits_ith(context, row)
-        for processor in self._processors:
-            logits = _processed(processor, tokens, logits)
-        self._candidates.fill(logits)
+        self._candidates.fill(self._logits(context, row, tokens))
         return self._candidates
+
+    def _logits(self, context: Context, row: int, tokens: list[int]) -> Any:
+        """Return the logits as the processors leave them; they are asked once for each token.
+
+        What a processor gets is its own: C's memory changes with the next decode, and likelihoods are read from it.
+        """
+        logits: Any = low_level.get_logits_ith(context, row)
+        if not self._processors:
+            return logits
+        if self._processed_at != len(tokens):
+            import array
+
+            logits = memoryview(array.array("f", logits.tobytes()))
+            for processor in self._processors:
+                logits = _processed(processor, tokens, logits)
+            self._processed_at, self._processed = len(tokens), logits
+        return self._processed
 
     def free(self) -> None:
         """Free the samplers now, and not when nobody holds this any more."""
@@ -304,5 +319,5 @@ def _biases(given: Mapping[int, float] | Mapping[str, float]) -> dict[int, float
         raise TypeError(f"logit_bias is a mapping of token to number, not {type(given).__name__}")
     try:
         return {int(token): float(bias) for token, bias in given.items()}
-    except ValueError as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise SamplerError("logit_bias", f"logit_bias maps token ids to numbers: {error}") from error

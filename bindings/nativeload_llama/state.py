@@ -18,7 +18,6 @@ from nativeload.value import Value
 from nativeload_llama import low_level
 from nativeload_llama.adapters import active
 from nativeload_llama.errors import StateError
-from nativeload_llama.generation import Turn
 from nativeload_llama.identity import differing, of_build, of_model, of_options
 
 TYPE_CHECKING = False
@@ -140,9 +139,8 @@ def save_state(llama: OpenedModel) -> LlamaState:
     Raises:
         BusyError: a generation is under way in this thread; those of other threads are waited for.
     """
-    session, turn = llama._session, Turn(llama._native)
-    session.begin(turn)
-    with llama._native.entered():
+    session = llama._session
+    with session.alone(), llama._native.entered():
         context = llama._text_context()
         if low_level.memory_seq_pos_max(context, 0) + 1 != len(session.held):  # a step was interrupted
             session.forget()
@@ -159,9 +157,8 @@ def load_state(llama: OpenedModel, state: LlamaState) -> None:
     """
     if not isinstance(state, LlamaState):
         raise TypeError(f"a LlamaState is loaded, not {type(state).__name__}")
-    session, turn = llama._session, Turn(llama._native)
-    session.begin(turn)
-    with llama._native.entered():
+    session = llama._session
+    with session.alone(), llama._native.entered():
         context = llama._text_context()
         _check(state, _about(llama), context)
         session.forget()

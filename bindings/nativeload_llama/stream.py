@@ -5,11 +5,18 @@ One rule: whoever stops reading stops the work: breaking out, close(), a cancell
 
 from __future__ import annotations
 
+import _thread
+import time
+
+from nativeload_llama.errors import BusyError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Iterator
+    from collections.abc import AsyncIterator, Generator, Iterator
     from types import TracebackType
     from typing import Any, Generic, Self, TypeVar
+
+    from nativeload_llama.generation import Turn
 
     Piece = TypeVar("Piece")
 
@@ -32,22 +39,36 @@ class Stream(_Pieces["Piece"]):
 
     Args:
         source: what makes the pieces.
-        interrupt: ends a step that is under way in another thread.
+        turn: whose turn it is while they are made.
     """
 
-    def __init__(self, source: Generator[Piece, None, None], interrupt: Callable[[], None]) -> None:
-        self._source = source
-        self._interrupt = interrupt
+    def __init__(self, source: Generator[Piece, None, None], turn: Turn) -> None:
+        self._source, self._turn = source, turn
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Piece:
+        self._turn.reader = None
         return next(self._source)
 
     def close(self) -> None:
-        """End the work; what was read stays read."""
-        self._source.close()
+        """End the work, also in the middle of a step that another thread takes; what was read stays read.
+
+        Raises:
+            BusyError: called from within a step of this stream, such as by a callback.
+        """
+        while True:
+            try:
+                self._source.close()
+            except ValueError:  # it is running
+                if self._turn.thread == _thread.get_ident():
+                    raise BusyError("a stream cannot be closed from within its own step") from None
+                self._turn.cancel()
+                time.sleep(0.002)
+            else:
+                break
+        self._turn.end()
 
     def __enter__(self) -> Self:
         return self
@@ -63,28 +84,34 @@ class Stream(_Pieces["Piece"]):
     async def __anext__(self) -> Piece:
         import asyncio
 
+        turn = self._turn
+        turn.reader = asyncio.current_task()
+        while not (turn.over or turn.native.closed or turn.session.taken(turn)):  # noqa: ASYNC110 - threads end turns too
+            await asyncio.sleep(0.002)
         step = asyncio.ensure_future(asyncio.to_thread(next, self._source, _END))
         try:
             piece = await asyncio.shield(step)
         except asyncio.CancelledError:
-            await self._ended(step)
+            turn.cancel()
+            await asyncio.wait([step])
+            if not step.cancelled():
+                step.exception()  # seen: it is the cancellation
+            self.close()
             raise
         if piece is _END:
             raise StopAsyncIteration
         return piece
-
-    async def _ended(self, step: Any) -> None:
-        """End a step whose reader is gone, and the work with it."""
-        import asyncio
-
-        self._interrupt()
-        await asyncio.wait([step])
-        if not step.cancelled():
-            step.exception()  # seen: it is the interruption
-        self.close()
 
     async def aclose(self) -> None:
         """End the work from a coroutine."""
         import asyncio
 
         await asyncio.to_thread(self.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()

@@ -131,6 +131,17 @@ def test_echo_with_likelihoods_scores_the_prompt(llama: Llama) -> None:
     assert read.token_logprobs[start : start + 12] == pytest.approx(written.token_logprobs, abs=1e-3)
 
 
+@pytest.mark.parametrize("prompt", ["Once upon", "Tom said \u201chi\u201d to", "\u65e5\u672c a"])
+def test_echoed_tokens_stand_where_they_begin(llama: Llama, prompt: str) -> None:
+    """Places grow, and the first generated token begins where the prompt ends."""
+    choice = llama.create_completion(prompt, max_tokens=2, temperature=0, logprobs=0, echo=True).choices[0]
+    assert choice.logprobs is not None
+    places = choice.logprobs.text_offset
+    assert places == sorted(places)
+    assert places[len(llama.tokenize(prompt))] == len(prompt)
+    assert choice.text.startswith(prompt)
+
+
 @pytest.mark.parametrize("count", [-1, 101, 10**6])
 def test_a_number_of_rivals_that_cannot_be_is_refused(llama: Llama, count: int) -> None:
     """Naming the bound."""

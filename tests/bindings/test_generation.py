@@ -10,13 +10,22 @@ import time
 
 import pytest
 
-from nativeload_llama import AbortedError, BusyError, Llama, LlamaPromptLookupDecoding, bundled_model, low_level
+from nativeload_llama import (
+    AbortedError,
+    AdapterError,
+    BusyError,
+    Llama,
+    LlamaPromptLookupDecoding,
+    bundled_model,
+    low_level,
+)
 from nativeload_llama.generation import _common
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
+    from typing import Any
 
     RunPython = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -197,6 +206,120 @@ def test_a_cancelled_task_ends_its_generation(llama: Llama) -> None:
 
     asyncio.run(cancelled())
     assert llama.complete(PROMPT, max_tokens=2, temperature=0)
+
+
+def test_what_is_written_outlives_the_name_of_its_llama() -> None:
+    """A stream holds its Llama."""
+    assert "".join(Llama(bundled_model(), n_threads=1).stream(PROMPT, temperature=0, max_tokens=4))
+    assert list(Llama(bundled_model(), n_threads=1).generate([1], max_tokens=2))
+
+
+def test_readers_of_one_llama_take_turns(llama: Llama) -> None:
+    """Several tasks at once, and one that breaks out and goes on in its own thread."""
+    expected = llama.complete(PROMPT, temperature=0, max_tokens=12)
+
+    async def read() -> str:
+        return "".join([piece async for piece in llama.stream(PROMPT, temperature=0, max_tokens=12)])
+
+    async def several() -> list[str]:
+        return await asyncio.gather(*(read() for _ in range(9)))
+
+    assert asyncio.run(several()) == [expected] * 9
+
+    async def broken() -> None:
+        async with llama.stream(PROMPT) as stream:
+            async for _ in stream:
+                break
+        unread = llama.stream(PROMPT)
+        await anext(unread)
+        with pytest.raises(BusyError):
+            llama.complete(PROMPT, max_tokens=1)
+        await unread.aclose()
+        assert llama.complete(PROMPT, temperature=0, max_tokens=12) == expected
+
+    asyncio.run(broken())
+
+
+def test_a_stream_is_closed_while_another_thread_reads_it(llama: Llama) -> None:
+    """The reader's step ends, and so does the work."""
+    stream = llama.stream(PROMPT, logit_bias={2: float("-inf")})
+    next(stream)
+    pieces: list[str] = []
+
+    def read() -> None:
+        with contextlib.suppress(AbortedError):
+            pieces.extend(stream)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    stream.close()
+    reader.join(20)
+    assert not reader.is_alive()
+    assert llama.complete(PROMPT, max_tokens=2, temperature=0)
+
+
+def test_an_error_that_is_kept_leaves_the_llama_free(llama: Llama) -> None:
+    """Its traceback holds no turn."""
+    with pytest.raises(AdapterError) as caught:
+        llama.set_lora({"missing.gguf": 1.0})
+    assert llama.complete(PROMPT, max_tokens=2, temperature=0)
+    assert caught.value.path.endswith("missing.gguf'") or "missing" in caught.value.path
+
+
+def test_cancelling_one_turn_ends_no_other(llama: Llama) -> None:
+    """A stream that never began is cancelled; another one's decode goes on."""
+    waiting = llama._generation(llama.tokenize(PROMPT), None, {})
+    running = llama.generate(llama.tokenize(PROMPT), temperature=0, max_tokens=8)
+    next(running)
+    waiting.cancel()
+    assert len(list(running)) == 7
+    with pytest.raises(AbortedError):
+        list(waiting.tokens())
+
+
+def test_reset_waits_for_its_turn(llama: Llama) -> None:
+    """In the middle of a generation of the same thread it is refused."""
+    running = llama.generate([1], max_tokens=4)
+    next(running)
+    with pytest.raises(BusyError):
+        llama.reset()
+    running.close()
+    llama.reset()
+
+
+def test_a_shift_that_is_interrupted_is_not_trusted(llama: Llama, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the context holds then is not known, so the next prompt is decoded whole."""
+    monkeypatch.setattr(low_level, "vocab_is_eog", lambda *_: False)
+    with Llama(bundled_model(), n_threads=1, n_ctx=256, context_shift=True) as shifting:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # noqa: PT012 - one after the other
+            patch.setattr(low_level, "memory_seq_add", _interrupted)
+            list(shifting.generate(shifting.tokenize(PROMPT), temperature=0, max_tokens=400))
+        assert cached(shifting, PROMPT) == 0
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_processor_has_logits_of_its_own(llama: Llama) -> None:
+    """They stay what they are, are processed once also under a grammar, and likelihoods know nothing of them."""
+    kept: list[Any] = []
+
+    def process(_: list[int], logits: Any) -> None:
+        kept.append(logits)
+        logits[5] += 1000.0
+
+    options: dict[str, Any] = {"temperature": 0, "max_tokens": 3, "logits_processor": process}
+    list(llama.generate([1], **options))
+    values = [list(one) for one in kept]
+    llama.complete(PROMPT, max_tokens=4)
+    assert [list(one) for one in kept] == values
+    kept.clear()
+    answer = llama.create_completion(PROMPT, grammar='root ::= "yes" | "no"', **options)
+    assert len(kept) == answer.usage.completion_tokens == 3
+    forced = llama.create_completion([1], logprobs=0, **options).choices[0].logprobs
+    assert forced is not None
+    assert all(value is not None and value < -1 for value in forced.token_logprobs)
 
 
 def test_a_callback_cannot_use_the_llama_that_calls_it(llama: Llama) -> None:

@@ -179,7 +179,7 @@ WRONG: list[dict[str, Any]] = [
     {"max_tokens": -2},
     {"max_tokens": "all"},
     {"seed": -2},
-    {"seed": 2**32 - 1},
+    {"seed": 2**32},
     {"seed": 2**70},
     {"seed": 1.5},
 ]

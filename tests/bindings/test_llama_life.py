@@ -148,7 +148,7 @@ def test_a_size_that_cannot_be_is_a_context_error(wrong: dict[str, Any]) -> None
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"n_gpu_layers": 10**12}, {"seed": -2}, {"seed": 2**32 - 1}, {"seed": 0.5}, {"n_ctx": 256.5}], ids=str
+    "wrong", [{"n_gpu_layers": 10**12}, {"seed": -2}, {"seed": 2**32}, {"seed": 0.5}, {"n_ctx": 256.5}], ids=str
 )
 def test_an_argument_that_cannot_be_is_refused(wrong: dict[str, Any]) -> None:
     """No other exception than these leaves the constructor for a wrong number."""

@@ -54,6 +54,10 @@ def test_nothing_and_too_much(llama: Llama) -> None:
     assert [one.choices[0].text for one in llama.generate_many(["a", "b"], max_tokens=0)] == ["", ""]
     with pytest.raises(PromptTooLongError):
         llama.generate_many(["a", "The dog " * 1000])
+    with pytest.raises(TypeError, match="list"):
+        llama.generate_many("hello")
+    with Llama(bundled_model(), n_threads=1, n_batch=8) as small:
+        assert len(small.generate_many(PROMPTS, max_tokens=2, temperature=0)) == 16
     with pytest.raises(ValueError, match="n_parallel"):
         llama.generate_many(["a"], n_parallel=0)
 

@@ -470,7 +470,7 @@ def test_an_error_while_reading_is_not_the_caches(tmp_path: Path, monkeypatch: p
 
 def test_nothing_stays_open(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(BODY)
-    before = len(os.listdir("/proc/self/fd"))
+    before, threads = len(os.listdir("/proc/self/fd")), threading.active_count()
     for size in (len(BODY), 1, 1 << 30):
         for name in ("x", "absent"):
             url = (tmp_path / name).as_uri()
@@ -479,4 +479,4 @@ def test_nothing_stays_open(tmp_path: Path) -> None:
             except (IntegrityError, NetworkError):
                 continue
     assert len(os.listdir("/proc/self/fd")) == before
-    assert threading.active_count() == 1
+    assert threading.active_count() <= threads

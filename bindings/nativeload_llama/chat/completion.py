@@ -112,7 +112,10 @@ def _constraint(response_format: Mapping[str, Any] | None, grammar: Any) -> Any:
     kind = response_format.get("type")
     schema = response_format.get("schema")
     if kind == "json_schema":
-        schema = (response_format.get("json_schema") or {}).get("schema", schema)
+        named = response_format.get("json_schema") or {}
+        if not hasattr(named, "get"):
+            raise TypeError(f"response_format's json_schema is a mapping with a schema, not {type(named).__name__}")
+        schema = named.get("schema", schema)
         if schema is None:
             raise ValueError("response_format of type json_schema needs json_schema.schema")
     elif kind != "json_object":
@@ -222,22 +225,26 @@ class Answer:
         yield _chunk(head, ChatDelta(role="assistant", content=""))
         tools = self._asked.tools.stream() if self._asked.tools is not None else None
         called = False
+        held: list[Written] = []
         for part in self.writer.written():
+            held.append(part)
             deltas = [{"content": part.text}] if tools is None else tools.feed(part.text)
-            for place, delta in enumerate(deltas):
+            for delta in deltas:
                 called = called or "tool_calls" in delta
-                yield _chunk(head, _delta(delta), None if place else self._logprobs([part]))
+                yield _chunk(head, _delta(delta), self._logprobs(held) if held else None)
+                held = []
         for delta in tools.finish() if tools is not None else ():
             called = called or "tool_calls" in delta
-            yield _chunk(head, _delta(delta))
-        last = _chunk(head, ChatDelta())
+            yield _chunk(head, _delta(delta), self._logprobs(held) if held else None)
+            held = []
+        last = _chunk(head, ChatDelta(), self._logprobs(held) if held else None)
         last["choices"][0]["finish_reason"] = "tool_calls" if called else self.writer.finish_reason
         last["usage"] = self.writer.usage()
         yield last
 
     def stream(self) -> Stream[ChatCompletionChunk]:
         """Return the chunks as a stream."""
-        return Stream(self.chunks(), self.writer.generation.cancel)
+        return Stream(self.chunks(), self.writer.generation)
 
     def _logprobs(self, parts: Sequence[Written]) -> ChatLogprobs | None:
         if not self._scored:
