@@ -44,14 +44,12 @@ class Turn:
     def cancel(self) -> None:
         """End it from another thread: now, in the middle of a decode (on the CPU), or at its next step."""
         self.cancelled = True
-        if self.native.decoding is self:  # the flag ends whatever decodes
+        if self.native.decoding == id(self):  # the flag ends whatever decodes
             self.native.flag.set()
 
     def end(self) -> None:
-        """Say that it is over; nothing holds it any more."""
+        """Say that it is over."""
         self.over = True
-        if self.native.decoding is self:
-            self.native.decoding = None
 
     def go_on(self) -> None:
         """Say before each step, with the lock held, that this thread takes it.
@@ -61,7 +59,7 @@ class Turn:
             AbortedError: it was cancelled.
         """
         self.thread = _thread.get_ident()  # a generator may be handed from one thread to another
-        self.native.decoding = self
+        self.native.decoding = id(self)
         self.native.flag.clear()
         self.native.check()
         if self.cancelled:  # asked for after the flag is lowered, which `cancel` raises last
@@ -309,7 +307,7 @@ class Generation(Turn):
         """
         session, native, tokens, held = self.session, self.native, self._tokens, self.session.held
         lock, owned, flag, ends = native.lock, native.is_mine, native.flag.text, session.ends
-        getpid, pid, ident = os.getpid, native.pid, _thread.get_ident
+        getpid, pid, ident, own = os.getpid, native.pid, _thread.get_ident, id(self)
         (sample, chain), limit, count = self._draw.bare(), self.max_tokens, 0
         with native.entered():
             self.go_on()
@@ -328,7 +326,7 @@ class Generation(Turn):
                 native.entered()  # says what is wrong
             with lock:
                 self.thread = ident()
-                native.decoding = self
+                native.decoding = own
                 flag[0] = 0
                 if native.closed or self.cancelled or native.ending:
                     self.go_on()  # says what is wrong

@@ -170,7 +170,7 @@ class Many(Turn):
         batch.clear()
         for text in sorted(running, key=lambda one: len(one.tokens) - one.decoded > 1):
             text.add(batch)
-        self.native.decoding = self
+        self.native.decoding = id(self)
         try:
             self.native.call(lambda: low_level.decode(context, batch))
         except AbortedError:

@@ -37,7 +37,7 @@ class Native:
         self.lock = _thread.RLock()
         self.is_mine: Callable[[], bool] = self.lock._is_owned  # type: ignore[attr-defined]  # as threading.Condition
         self.worker = 0  # the thread that makes a call for the one that holds the lock
-        self.decoding: object = None  # the turn whose step is being taken, or None where it is no turn's
+        self.decoding = 0  # the id() of the turn whose step is being taken: a reference would keep what nobody reads
         self.aside: _Aside | None = None  # a call under way in a thread of its own
         self._freed = False
         self.ending = False

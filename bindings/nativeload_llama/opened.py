@@ -315,7 +315,7 @@ class OpenedModel:
     def _side_context(self, purpose: str, **changes: Any) -> Context:
         """Return another context of the model, made when it is first asked for; the lock is held."""
         context = self._text_context()
-        self._native.decoding = None
+        self._native.decoding = 0
         if purpose not in self._native.contexts:
             options = {"n_ctx": context.n_ctx, **self._context_options, **changes}
             from nativeload_llama.adapters import carry_over
