@@ -140,17 +140,27 @@ def read_until(master: int, pattern: str, seconds: float = 60) -> str:
     return shown
 
 
+def press_ctrl_c(master: int, pattern: str) -> None:
+    """Press Ctrl-C until it is answered: what is typed while readline sets the terminal up is lost."""
+    shown, end = "", time.monotonic() + 60
+    while not re.search(pattern, shown):
+        assert time.monotonic() < end, shown
+        os.write(master, b"\x03")
+        while select.select([master], [], [], 1.0)[0]:
+            shown += os.read(master, 4096).decode("utf-8", "replace")
+            if re.search(pattern, shown):
+                break
+
+
 def test_ctrl_c_stops_the_answer_and_not_the_program(terminal: tuple[subprocess.Popen[bytes], int]) -> None:
     """At the prompt it drops the line; Ctrl-D ends."""
     child, master = terminal
     read_until(master, "> ")
-    os.write(master, b"\x03")
-    read_until(master, "Ctrl-D ends")
+    press_ctrl_c(master, r"Ctrl-D ends\)[\s\S]*> $")
     os.write(master, b"Tell me everything\n")
     read_until(master, "everything")
     time.sleep(0.05)
-    os.write(master, b"\x03")
-    read_until(master, r"(stopped\]|Ctrl-D ends)[\s\S]*> $")
+    press_ctrl_c(master, r"(stopped\]|Ctrl-D ends)[\s\S]*> $")
     os.write(master, b"/help\n")
     read_until(master, f"an answer{PROMPT}")
     os.write(master, b"\x04")
