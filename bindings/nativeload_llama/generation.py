@@ -47,10 +47,6 @@ class Turn:
         if self.native.decoding == id(self):  # the flag ends whatever decodes
             self.native.flag.set()
 
-    def end(self) -> None:
-        """Say that it is over."""
-        self.over = True
-
     def go_on(self) -> None:
         """Say before each step, with the lock held, that this thread takes it.
 
@@ -131,7 +127,7 @@ class Session:
             self.begin(turn)
             yield
         finally:
-            turn.end()
+            turn.over = True
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends the text; C is asked once for each."""
@@ -270,7 +266,7 @@ class Generation(Turn):
             if self.max_tokens != 0:
                 yield from self._drawn() if bare is None else self._plain(*bare)
         finally:
-            self.end()
+            self.over = True
             self._draw.free()
 
     def _prefill(self) -> None:
@@ -328,7 +324,7 @@ class Generation(Turn):
                 self.thread = ident()
                 native.decoding = own
                 flag[0] = 0
-                if native.closed or self.cancelled or native.ending:
+                if native.closed or self.cancelled or native.ending or native.aside is not None:
                     self.go_on()  # says what is wrong
                 if len(held) >= room and not session.make_room(1):
                     return

@@ -141,7 +141,7 @@ class Many(Turn):
                     self._ended(text)
                 free.sort(reverse=True)
         finally:
-            self.end()
+            self.over = True
             for text in running:
                 self._ended(text)
 

@@ -55,8 +55,7 @@ class Native:
         return self.lock
 
     def _mine(self) -> bool:
-        owned: bool = self.lock._is_owned()  # type: ignore[attr-defined]
-        return owned or (self.worker != 0 and self.worker == _thread.get_ident())
+        return self.is_mine() or (self.worker != 0 and self.worker == _thread.get_ident())
 
     def check(self) -> None:
         """Refuse to go on with what was closed; the lock is held.
@@ -93,6 +92,7 @@ class Native:
                 self.flag.set()
                 aside.done.acquire(timeout=0.01)
             self.aside = None
+            self.flag.clear()  # it was raised for that call
 
     def call(self, work: Callable[[], None]) -> None:
         """Make a call that may take long; the lock is held.

@@ -19,6 +19,7 @@ from nativeload_llama import low_level
 from nativeload_llama.adapters import active
 from nativeload_llama.errors import StateError
 from nativeload_llama.identity import differing, of_build, of_model, of_options
+from nativeload_llama.low_level.state import _private, _remove, _waiting_for_nobody
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -221,19 +222,3 @@ def _is_texts(table: object) -> bool:
 
 def _unpickled(raw: bytes) -> LlamaState:
     return LlamaState.from_bytes(raw, "the pickled state")
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o600)
-
-
-def _waiting_for_nobody(path: str, flags: int) -> int:
-    """Open a file; a FIFO would wait for its other end."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def _remove(path: str) -> None:
-    import contextlib
-
-    with contextlib.suppress(OSError, ValueError):
-        os.unlink(path)

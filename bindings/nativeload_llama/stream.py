@@ -68,7 +68,7 @@ class Stream(_Pieces["Piece"]):
                 time.sleep(0.002)
             else:
                 break
-        self._turn.end()
+        self._turn.over = True
 
     def __enter__(self) -> Self:
         return self

@@ -20,6 +20,7 @@ from nativeload_llama import (
     low_level,
 )
 from nativeload_llama.generation import _common
+from nativeload_llama.native import _Aside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -358,3 +359,24 @@ def test_ctrl_c_ends_a_prompt_and_nothing_breaks(run_python: RunPython) -> None:
     """At whatever moment it comes, it is a KeyboardInterrupt, and the next text is right."""
     done = run_python(CTRL_C)
     assert (done.returncode, done.stdout.strip()) == (0, "40"), done.stderr
+
+
+def test_a_call_that_its_caller_was_torn_from_is_waited_for(llama: Llama) -> None:
+    """Ctrl-C upon Ctrl-C may leave a call alone in C: the next step waits for it, and its flag ends nothing else."""
+    running = llama.generate([1], temperature=0, max_tokens=8)
+    expected = list(llama.generate([1], temperature=0, max_tokens=8))
+    next(running)
+    begun, go = threading.Event(), threading.Event()
+
+    def work() -> None:
+        begun.set()
+        go.wait(20)
+
+    aside = _Aside(llama._native, work)
+    llama._native.aside = aside
+    threading.Thread(target=aside.run).start()
+    begun.wait(20)
+    threading.Timer(0.1, go.set).start()
+    assert [expected[0], *running] == expected
+    assert aside.over
+    assert llama._native.aside is None
