@@ -57,7 +57,7 @@ def _published(bundle: str, folder: Path) -> tuple[str, Path, Path]:
     from nativeload.cache import LibraryCache
     from nativeload.host import Host
     from nativeload.pins import Pinned
-    from nativeload.publish.collect import SetDirectory, collect, manifest_of
+    from nativeload.publish.artifacts import SetDirectory, collect, manifest_of
     from nativeload.resolve.import_folder import import_folder
     from nativeload.variant import Platform
 

@@ -180,7 +180,7 @@ class NativeLibraryConfig(Value):
         """Let only sets of this manifest serve: ``<build>@sha256:<digest of the manifest>``.
 
         Args:
-            pin: what `nativeload publish` printed, or a release note said.
+            pin: what `nativeload publish upload` printed, or a release note said.
             repo: the Hub repository it is in, such as ``owner/name``; a download needs it.
             commit: the commit of that repository, 40 hex digits: a branch or tag would move.
 

@@ -195,7 +195,7 @@ def read(raw: bytes, origin: str) -> Manifest:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ManifestError(origin, f"not a manifest: {type(error).__name__}: {str(error)[:80]}") from error
     if canonical(table) != raw:
-        raise ManifestError(origin, "not the canonical text of what it says", hint="nativeload publish writes it.")
+        raise ManifestError(origin, "not the canonical text of what it says", hint="`nativeload publish` writes it.")
     return manifest
 
 

@@ -51,7 +51,7 @@ def _with_cuda12(binaries: Path, folder: Path) -> Path:
 
 def arguments(binaries: Path, folder: Path) -> list[str]:
     """Return the words of `nativeload publish` for the release."""
-    words = ["publish", "--library", "llama", "--build", BUILD, "--alias", "v0.5.0", "--layout", "b10809"]
+    words = ["publish", "upload", "--library", "llama", "--build", BUILD, "--alias", "v0.5.0", "--layout", "b10809"]
     for name, path in directories(binaries, folder).items():
         words += ["--set", f"{name}={path}"]
     return words

@@ -46,9 +46,14 @@ def commands() -> Iterator[tuple[str, str]]:
                 yield page.name, match[1].strip()
 
 
-def options_of(verb: str) -> set[str]:
+def options_of(line: str) -> set[str]:
+    """The options of the verb that a line begins with; of its step, where it names one."""
+    verb, *words = line.split()
     command = cli.get_command(click.Context(cli), verb)
     assert command is not None, f"there is no verb {verb}"
+    if isinstance(command, click.Group) and words and not words[0].startswith("-"):
+        command = command.get_command(click.Context(command), words[0].split("|")[0])
+        assert command is not None, f"{verb} has no {words[0]}"
     return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
 
 
@@ -78,10 +83,9 @@ def test_every_verb_and_option_that_is_documented_exists() -> None:
     found = list(commands())
     assert {line.split()[0] for _, line in found} >= {"run", "doctor"}
     for page, line in found:
-        verb = line.split()[0]
+        assert options_of(line), page
         for option in re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", line):
-            assert option in options_of(verb), f"{page}: {line}"
-        assert options_of(verb), page
+            assert option in options_of(line), f"{page}: {line}"
 
 
 def test_every_option_in_the_table_of_options_exists() -> None:

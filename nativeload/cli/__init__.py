@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import sys
 import warnings
-from importlib import import_module
 
 import click
 
 import nativeload
+from nativeload.cli.lazy import LazyGroup
 from nativeload.errors import ConfigError, NativeLoadError
 
 _VERBS = {
@@ -27,27 +27,15 @@ _VERBS = {
     "cache": "List, verify, remove and collect what is in the cache.",
     "publish": "Put a build of a library on a Hub.",
 }
-_MODULES = {"import": "import_"}
 
 
-class _Verbs(click.Group):
-    """Imports a verb's module when the verb is called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _VERBS:
-            return None
-        command = import_module(f"nativeload.cli.{_MODULES.get(cmd_name, cmd_name)}").command
-        return command if isinstance(command, click.Command) else None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_VERBS.items()))
-
-
-@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=LazyGroup,
+    package=__name__,
+    lines=_VERBS,
+    modules={"import": "import_"},
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(nativeload.__version__, prog_name="nativeload")
 def cli() -> None:
     """The right native build of llama.cpp for this machine: chosen, checked, probed and loaded.

@@ -62,7 +62,14 @@ def test_every_option_has_a_help_text(verb: str) -> None:
     """No option is shown without a word about it."""
     command = cli.get_command(click.Context(cli), verb)
     assert command is not None
-    for parameter in command.params:
+    steps = [command]
+    if isinstance(command, click.Group):
+        named = [
+            command.get_command(click.Context(command), name) for name in command.list_commands(click.Context(command))
+        ]
+        steps += [step for step in named if step is not None]
+        assert len(steps) == len(named) + 1
+    for parameter in [each for step in steps for each in step.params]:
         if isinstance(parameter, click.Option):
             assert parameter.help, parameter.name
 

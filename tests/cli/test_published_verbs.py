@@ -55,7 +55,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 
 
 def publish(hub: Hub, bundle: Path, *more: str, token: str = TOKEN, json_too: bool = True) -> Any:
-    words = ["publish", "--library", "llama", "--build", "b7", "--set", f"linux-x86_64={bundle}"]
+    words = ["publish", "upload", "--library", "llama", "--build", "b7", "--set", f"linux-x86_64={bundle}"]
     words += ["--repo", REPO, "--endpoint", hub.url, *more, *(["--json"] if json_too else [])]
     return nativeload(*words, HF_TOKEN=token, HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1", HF_HOME=str(bundle))
 
@@ -109,7 +109,7 @@ def test_publish_for_people(hub: Hub, bundle: Path, published: dict[str, str]) -
 
 def test_a_dry_run_prints_the_manifest_and_uploads_nothing(hub: Hub, bundle: Path, published: dict[str, str]) -> None:
     hub.forget()
-    done = nativeload("publish", "--build", "b7", "--set", f"linux-x86_64={bundle}", "--dry-run")
+    done = nativeload("publish", "upload", "--build", "b7", "--set", f"linux-x86_64={bundle}", "--dry-run")
     assert done.returncode == 0, done.stderr
     table = json.loads(done.stdout)
     assert {item["name"] for item in table["artifacts"]} == {
@@ -140,7 +140,7 @@ def test_publish_refuses_what_is_wrong_in_words(bundle: Path, tmp_path: Path, wo
     given = [word.format(bundle=bundle) for word in words]
     build = [] if "--build" in given else ["--build", "b7"]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "bindings")])}
-    command = [sys.executable, "-m", "nativeload", "publish", *build, *given, "--dry-run"]
+    command = [sys.executable, "-m", "nativeload", "publish", "upload", *build, *given, "--dry-run"]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode in {1, 2}
     assert text in done.stderr
@@ -150,7 +150,7 @@ def test_publish_refuses_what_is_wrong_in_words(bundle: Path, tmp_path: Path, wo
 def test_a_backend_with_undeclared_instructions_is_not_published(build: Callable[..., Path], tmp_path: Path) -> None:
     """AVX2 in the file that says SSE 4.2: the machine code decides."""
     stub_bundle(build, tmp_path, {"libggml-cpu-sse42.so": build("avx2.c", "stub-avx2.so")})
-    done = nativeload("publish", "--build", "b7", "--set", f"linux-x86_64={tmp_path}", "--dry-run")
+    done = nativeload("publish", "upload", "--build", "b7", "--set", f"linux-x86_64={tmp_path}", "--dry-run")
     assert done.returncode == 1
     assert "libggml-cpu-sse42.so" in done.stderr
     assert "avx2" in done.stderr
@@ -165,7 +165,7 @@ def test_publish_without_the_right_token_says_so(hub: Hub, bundle: Path) -> None
 
 
 def test_publish_to_a_hub_that_is_gone_says_so(bundle: Path) -> None:
-    words = ["publish", "--build", "b7", "--set", f"linux-x86_64={bundle}", "--repo", REPO]
+    words = ["publish", "upload", "--build", "b7", "--set", f"linux-x86_64={bundle}", "--repo", REPO]
     done = nativeload(*words, "--endpoint", "http://127.0.0.1:9", HF_HOME=str(bundle))
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: http://127.0.0.1:9/me/llama")

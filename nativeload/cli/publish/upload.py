@@ -1,4 +1,4 @@
-"""``nativeload publish``: put a build of a library on a Hub."""
+"""``nativeload publish upload``: put a build of a library on a Hub."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from nativeload.errors import ConfigError, NativeLoadError
 from nativeload.variant import LIBRARIES, build_order
 
 
-@click.command("publish")
+@click.command("upload")
 @click.option("--library", type=click.Choice(LIBRARIES), default="llama", show_default=True, help="What it is of.")
 @click.option("--build", required=True, help="The build these binaries are of, such as b11146 or v1.9.3.")
 @click.option(
@@ -51,7 +51,7 @@ def command(
 
     What every file needs is read out of the file; the machine code of x86-64 CPU backends is held to its variant.
     """
-    from nativeload.publish.collect import SetDirectory, collect, manifest_of
+    from nativeload.publish.artifacts import SetDirectory, collect, manifest_of
 
     if repo is None and not dry_run:
         raise click.UsageError("Say where to: --repo owner/name (or --dry-run).")
